@@ -1,0 +1,2 @@
+//! The `mapleaf` command.
+fn main() {}
