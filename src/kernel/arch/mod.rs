@@ -243,7 +243,11 @@ mod tests {
         let expected: Vec<u32> = bytes(&area).chunks(64).map(crc32c::crc32c).collect();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !stop.load(Relaxed) {
+                // Bounded, so that a failure below ends the test too.
+                for _ in 0..10_000_000 {
+                    if stop.load(Relaxed) {
+                        break;
+                    }
                     area[8..16].iter().for_each(|word| {
                         word.fetch_add(1, Relaxed);
                     });
