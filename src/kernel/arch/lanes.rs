@@ -10,33 +10,38 @@
 use crate::kernel::arch::Records;
 use crate::kernel::arch::load::Load;
 
-/// The CRC instructions of a processor. `crc` is not inverted.
+/// The CRC instructions of a processor. `crc` is not inverted; the upper half
+/// of it means nothing.
 ///
 /// # Safety of the instructions
 /// The processor has them.
 pub(super) trait Crc {
     /// Takes one byte in.
-    unsafe fn u8(crc: u32, value: u8) -> u32;
+    unsafe fn u8(crc: u64, value: u8) -> u64;
     /// Takes two bytes in.
-    unsafe fn u16(crc: u32, value: u16) -> u32;
+    unsafe fn u16(crc: u64, value: u16) -> u64;
     /// Takes four bytes in.
-    unsafe fn u32(crc: u32, value: u32) -> u32;
+    unsafe fn u32(crc: u64, value: u32) -> u64;
     /// Takes eight bytes in.
-    unsafe fn u64(crc: u32, value: u64) -> u32;
+    unsafe fn u64(crc: u64, value: u64) -> u64;
     /// Asks for the cache line at `at`, which need not exist.
     unsafe fn prefetch(at: *const u8);
 }
 
 /// How far ahead memory is asked for: the prefetchers of the processors stop
-/// at the end of a page of 4 KiB.
+/// at the end of a page of 4 KiB. From memory, records of 64 to 1,024 bytes take
+/// 1.2 to 1.65 times as long without it (Zen 3); in L2 it costs 1 %.
 const PREFETCH_AHEAD: usize = 4096;
+
+/// Words of a cache line.
+const LINE: usize = 8;
 
 /// Bytes of a record not yet taken in, and the CRC so far.
 #[derive(Clone, Copy)]
 struct Lane {
     at: *const u8,
     len: usize,
-    crc: u32,
+    crc: u64,
 }
 
 /// CRC32C of each record.
@@ -48,60 +53,104 @@ pub(super) unsafe fn checksums<C: Crc, L: Load, const N: usize>(
     records: Records<'_>,
     out: &mut [u32],
 ) {
-    let mut first = 0;
-    let (groups, rest) = out.as_chunks_mut::<N>();
-    for group in groups {
+    let Records { first: mut at, stride, lens } = records;
+    let (groups, rest) = lens.as_chunks::<N>();
+    let (out_groups, out_rest) = out.as_chunks_mut::<N>();
+    for (lens, out) in groups.iter().zip(out_groups) {
         // SAFETY: the caller promises records and instructions.
-        *group = unsafe { group_checksums::<C, L, N>(records, first) };
-        first += N;
+        unsafe { group_checksums::<C, L, N>(at, stride, lens, out) };
+        at = at.wrapping_add(stride.wrapping_mul(N));
     }
-    for crc in rest {
+    for (len, out) in rest.iter().zip(out_rest) {
+        let (len, out) = (core::array::from_ref(len), core::array::from_mut(out));
         // SAFETY: as above.
-        [*crc] = unsafe { group_checksums::<C, L, 1>(records, first) };
-        first += 1;
+        unsafe { group_checksums::<C, L, 1>(at, stride, len, out) };
+        at = at.wrapping_add(stride);
     }
 }
 
-/// CRC32C of `N` records from `first` on.
+/// CRC32C of `N` records from `at` on.
+///
+/// Plain loops over indices: the compiler does not carry the instructions into
+/// closures, and every call would cost more than it does.
 ///
 /// # Safety
 /// These records may be read through `L`; the processor has the instructions.
 #[inline(always)]
 unsafe fn group_checksums<C: Crc, L: Load, const N: usize>(
-    records: Records<'_>,
-    first: usize,
-) -> [u32; N] {
-    let mut lanes: [Lane; N] = core::array::from_fn(|i| records.lane(first + i));
-    for lane in &mut lanes {
+    at: *const u8,
+    stride: usize,
+    lens: &[u32; N],
+    out: &mut [u32; N],
+) {
+    let mut lanes = [Lane { at, len: 0, crc: u64::from(u32::MAX) }; N];
+    let mut words = usize::MAX;
+    for i in 0..N {
+        // A record of no bytes may lie anywhere: nothing is read there.
+        lanes[i].at = at.wrapping_add(stride.wrapping_mul(i));
+        lanes[i].len = lens[i] as usize;
         // SAFETY: the caller promises record and instructions.
-        unsafe { lane.align::<C, L>() };
+        unsafe { lanes[i].align::<C, L>() };
+        words = words.min(lanes[i].len / 8);
     }
-    let words = lanes.iter().map(|lane| lane.len / 8).min().unwrap_or(0);
-    for word in 0..words {
-        for lane in &mut lanes {
-            let at = lane.at.wrapping_add(word * 8);
-            // SAFETY: no lane has fewer than `words` words left, and `align`
-            // has aligned them.
-            let value = unsafe { L::u64(at) };
-            // SAFETY: the caller promises the instructions.
-            lane.crc = unsafe { C::u64(lane.crc, value.to_le()) };
-            if word % 8 == 0 {
-                // SAFETY: as above; a prefetch may name any address.
-                unsafe { C::prefetch(at.wrapping_add(PREFETCH_AHEAD)) };
-            }
+    for _ in 0..words / LINE {
+        for lane in &lanes {
+            // SAFETY: the caller promises the instructions; any address will do.
+            unsafe { C::prefetch(lane.at.wrapping_add(PREFETCH_AHEAD)) };
         }
+        // SAFETY: each lane has `words` words, aligned by `align`.
+        unsafe { take_words::<C, L, N, LINE>(&mut lanes) };
     }
-    lanes.map(|lane| {
-        // SAFETY: the first `words` words of the lane have been taken in.
-        unsafe { lane.behind(words * 8).finish::<C, L>() }
-    })
+    for _ in 0..words % LINE {
+        // SAFETY: as above.
+        unsafe { take_words::<C, L, N, 1>(&mut lanes) };
+    }
+    // SAFETY: `align` was called, and only words were taken in since then.
+    unsafe { finish::<C, L, N>(&mut lanes, out) };
 }
 
-impl Records<'_> {
-    fn lane(&self, index: usize) -> Lane {
-        // A record of no bytes may lie anywhere: nothing is read there.
-        let at = self.first.wrapping_add(index.wrapping_mul(self.stride));
-        Lane { at, len: self.lens[index] as usize, crc: u32::MAX }
+/// Takes what is left of each lane in, and inverts the CRCs.
+///
+/// # Safety
+/// As for [`Lane::finish`].
+#[inline(always)]
+unsafe fn finish<C: Crc, L: Load, const N: usize>(lanes: &mut [Lane; N], out: &mut [u32; N]) {
+    let len = lanes[0].len;
+    let mut unequal = 0;
+    for lane in &*lanes {
+        unequal |= lane.len ^ len;
+    }
+    if unequal == 0 && len == 0 {
+        // Nearly always: records of one parent tend to be of one length.
+        for i in 0..N {
+            out[i] = !(lanes[i].crc as u32);
+        }
+        return;
+    }
+    for i in 0..N {
+        // SAFETY: the caller promises what is asked for.
+        out[i] = unsafe { lanes[i].finish::<C, L>() };
+    }
+}
+
+/// Takes `WORDS` words of each lane in, one of each in turn.
+///
+/// # Safety
+/// Each lane has so many words, aligned as `L` asks and readable through it;
+/// the processor has the instructions.
+#[inline(always)]
+unsafe fn take_words<C: Crc, L: Load, const N: usize, const WORDS: usize>(lanes: &mut [Lane; N]) {
+    for word in 0..WORDS {
+        for lane in &mut *lanes {
+            // SAFETY: the caller promises this word of the lane.
+            let value = unsafe { L::u64(lane.at.wrapping_add(word * 8)) };
+            // SAFETY: the caller promises the instructions.
+            lane.crc = unsafe { C::u64(lane.crc, value.to_le()) };
+        }
+    }
+    for lane in lanes {
+        lane.at = lane.at.wrapping_add(WORDS * 8);
+        lane.len = lane.len.wrapping_sub(WORDS * 8);
     }
 }
 
@@ -130,7 +179,7 @@ impl Lane {
 
     #[inline(always)]
     fn behind(self, len: usize) -> Lane {
-        Lane { at: self.at.wrapping_add(len), len: self.len - len, crc: self.crc }
+        Lane { at: self.at.wrapping_add(len), len: self.len.wrapping_sub(len), crc: self.crc }
     }
 
     /// Whether the way to the next aligned word has a step of `size` bytes
@@ -184,6 +233,6 @@ impl Lane {
             // SAFETY: a byte is left, and a byte is always aligned.
             unsafe { self.take_1::<C, L>() };
         }
-        !self.crc
+        !(self.crc as u32)
     }
 }
