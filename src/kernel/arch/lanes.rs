@@ -84,73 +84,72 @@ unsafe fn group_checksums<C: Crc, L: Load, const N: usize>(
     out: &mut [u32; N],
 ) {
     let mut lanes = [Lane { at, len: 0, crc: u64::from(u32::MAX) }; N];
-    let mut words = usize::MAX;
     for i in 0..N {
         // A record of no bytes may lie anywhere: nothing is read there.
         lanes[i].at = at.wrapping_add(stride.wrapping_mul(i));
         lanes[i].len = lens[i] as usize;
         // SAFETY: the caller promises record and instructions.
         unsafe { lanes[i].align::<C, L>() };
-        words = words.min(lanes[i].len / 8);
     }
-    for _ in 0..words / LINE {
+    let (shortest, equal) = shortest(&lanes);
+    let words = shortest / 8;
+    let mut done = 0;
+    while words - done >= LINE {
         for lane in &lanes {
+            let ahead = lane.at.wrapping_add(done * 8 + PREFETCH_AHEAD);
             // SAFETY: the caller promises the instructions; any address will do.
-            unsafe { C::prefetch(lane.at.wrapping_add(PREFETCH_AHEAD)) };
+            unsafe { C::prefetch(ahead) };
         }
         // SAFETY: each lane has `words` words, aligned by `align`.
-        unsafe { take_words::<C, L, N, LINE>(&mut lanes) };
+        unsafe { take_words::<C, L, N>(&mut lanes, done, LINE) };
+        done += LINE;
     }
-    for _ in 0..words % LINE {
+    while done < words {
         // SAFETY: as above.
-        unsafe { take_words::<C, L, N, 1>(&mut lanes) };
-    }
-    // SAFETY: `align` was called, and only words were taken in since then.
-    unsafe { finish::<C, L, N>(&mut lanes, out) };
-}
-
-/// Takes what is left of each lane in, and inverts the CRCs.
-///
-/// # Safety
-/// As for [`Lane::finish`].
-#[inline(always)]
-unsafe fn finish<C: Crc, L: Load, const N: usize>(lanes: &mut [Lane; N], out: &mut [u32; N]) {
-    let len = lanes[0].len;
-    let mut unequal = 0;
-    for lane in &*lanes {
-        unequal |= lane.len ^ len;
-    }
-    if unequal == 0 && len == 0 {
-        // Nearly always: records of one parent tend to be of one length.
-        for i in 0..N {
-            out[i] = !(lanes[i].crc as u32);
-        }
-        return;
+        unsafe { take_words::<C, L, N>(&mut lanes, done, 1) };
+        done += 1;
     }
     for i in 0..N {
-        // SAFETY: the caller promises what is asked for.
-        out[i] = unsafe { lanes[i].finish::<C, L>() };
+        // Nothing is left nearly always: records of one parent tend to be of
+        // one length, and lengths to be multiples of a word.
+        out[i] = match equal && shortest % 8 == 0 {
+            true => !(lanes[i].crc as u32),
+            // SAFETY: `align` was called, and only words were taken in since.
+            false => unsafe { lanes[i].behind(words * 8).finish::<C, L>() },
+        };
     }
 }
 
-/// Takes `WORDS` words of each lane in, one of each in turn.
+/// Length of the shortest lane, and whether all are as short.
+#[inline(always)]
+fn shortest<const N: usize>(lanes: &[Lane; N]) -> (usize, bool) {
+    let (mut shortest, mut unequal) = (lanes[0].len, 0);
+    for lane in lanes {
+        unequal |= lane.len ^ lanes[0].len;
+        shortest = shortest.min(lane.len);
+    }
+    (shortest, unequal == 0)
+}
+
+/// Takes `count` words of each lane in, from word `first` on, one of each lane
+/// in turn. Where they begin and end is left to the caller to note.
 ///
 /// # Safety
-/// Each lane has so many words, aligned as `L` asks and readable through it;
-/// the processor has the instructions.
+/// Each lane has these words, aligned as `L` asks and readable through it; the
+/// processor has the instructions.
 #[inline(always)]
-unsafe fn take_words<C: Crc, L: Load, const N: usize, const WORDS: usize>(lanes: &mut [Lane; N]) {
-    for word in 0..WORDS {
+unsafe fn take_words<C: Crc, L: Load, const N: usize>(
+    lanes: &mut [Lane; N],
+    first: usize,
+    count: usize,
+) {
+    for word in first..first.wrapping_add(count) {
         for lane in &mut *lanes {
             // SAFETY: the caller promises this word of the lane.
-            let value = unsafe { L::u64(lane.at.wrapping_add(word * 8)) };
+            let value = unsafe { L::u64(lane.at.wrapping_add(word.wrapping_mul(8))) };
             // SAFETY: the caller promises the instructions.
             lane.crc = unsafe { C::u64(lane.crc, value.to_le()) };
         }
-    }
-    for lane in lanes {
-        lane.at = lane.at.wrapping_add(WORDS * 8);
-        lane.len = lane.len.wrapping_sub(WORDS * 8);
     }
 }
 
