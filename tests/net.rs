@@ -411,3 +411,89 @@ fn capabilities_follow_the_options() {
         _ => assert_eq!(found.segments_max, 1),
     }
 }
+
+/// A device of 1,500 bytes with a neighbour that never answers, in a network
+/// namespace of this test's own: nothing leaves the machine.
+#[cfg(target_os = "linux")]
+mod silent_neighbour {
+    use std::env;
+    use std::process::Command;
+
+    use super::*;
+
+    const INSIDE: &str = "MAPLEAF_TEST_INSIDE_NAMESPACE";
+    const WORLD: &str = "ip link set lo up && ip link add v0 type veth peer name v1 \
+        && ip link set v0 up && ip link set v1 up && ip addr add 10.9.0.1/24 dev v0";
+    const SILENT: &str = "10.9.0.2:9";
+
+    /// Whether this process may go on with the test. If not, the test has been run
+    /// by a child in a namespace of its own, or the machine has no namespaces.
+    fn inside(test: &str) -> bool {
+        if env::var_os(INSIDE).is_some() {
+            return true;
+        }
+        let run = |script: &str| {
+            let me = env::current_exe().expect("a running program has a path");
+            let mut command = Command::new("unshare");
+            command.args(["--map-root-user", "--net", "sh", "-c", script]).arg("sh").arg(me);
+            command.arg(format!("silent_neighbour::{test}")).env(INSIDE, "1").output()
+        };
+        if !run(WORLD).is_ok_and(|outcome| outcome.status.success()) {
+            println!("skipped {test}: no network namespaces with veth here");
+            return false;
+        }
+        let outcome = run(&format!("{WORLD} && exec \"$1\" --exact \"$2\"")).expect("it just ran");
+        let said = String::from_utf8_lossy(&outcome.stdout);
+        assert!(outcome.status.success() && said.contains("1 passed"), "{said}");
+        false
+    }
+
+    fn silent() -> SocketAddr {
+        SILENT.parse().expect("an address")
+    }
+
+    #[test]
+    fn a_full_send_buffer_is_a_loss_that_is_counted_and_forgotten() {
+        if !inside("a_full_send_buffer_is_a_loss_that_is_counted_and_forgotten") {
+            return;
+        }
+        let small = SocketOptions { send_buffer: 8_192, ..SocketOptions::default() };
+        let mut sender = bind_with("0.0.0.0:0", &small);
+        let memory = memory(3 * 1_000);
+        let to = [silent(); 40];
+        // What waits for the neighbour's hardware address fills the buffer.
+        let report = sender.send_segments(Destinations::Each(&to), Segments::new(&memory, 1_000));
+        assert!(report.datagrams_sent > 0 && report.would_block > 0, "{report:?}");
+        assert_eq!(report.datagrams_sent + report.would_block, 3 * 40, "{report:?}");
+        let full = sender.send_to(b"one more", silent()).expect_err("there is no room");
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+        let counters = sender.counters();
+        assert_eq!(counters.would_block, report.would_block + 1);
+        assert_eq!(
+            (counters.datagrams_sent, counters.send_errors.total()),
+            (report.datagrams_sent, 0)
+        );
+    }
+
+    #[test]
+    fn a_path_too_narrow_for_the_segment_does_not_cost_others_their_segments() {
+        if !inside("a_path_too_narrow_for_the_segment_does_not_cost_others_their_segments") {
+            return;
+        }
+        let mut sender = bind_with("0.0.0.0:0", &options());
+        let mut receiver = bind(V4);
+        let memory = memory(3 * 3_000 - 1);
+        let narrow = [silent(), address(&receiver), silent()];
+        for _ in 0..20 {
+            let segments = Segments::new(&memory, 3_000);
+            let report = sender.send_segments(Destinations::Each(&narrow), segments);
+            assert_eq!(totals(report), (9, 3 * 8_999, 0, 0));
+            let found = collect(&mut receiver, &mut RecvBatch::default(), 3);
+            assert!(found.iter().map(|(_, datagram)| &datagram[..]).eq(memory.chunks(3_000)));
+        }
+        assert_eq!(sender.capabilities().gso, default_gso());
+        if default_gso() == Support::Available {
+            assert_eq!(sender.counters().gso_fallbacks, 40);
+        }
+    }
+}
