@@ -32,7 +32,6 @@ mod linux {
     use std::net::Ipv4Addr;
     use std::net::SocketAddr;
     use std::net::SocketAddrV4;
-    use std::net::UdpSocket as StdSocket;
     use std::os::fd::AsRawFd;
     use std::ptr;
     use std::time::Duration;
@@ -90,9 +89,10 @@ mod linux {
 
     /// As many addresses as asked for. Beyond 256 they repeat: open files are
     /// limited, and what a destination costs the sender does not depend on it.
-    fn receivers(count: usize) -> (Vec<StdSocket>, Vec<SocketAddr>) {
-        let bind = |_| StdSocket::bind(HOME).expect("a socket on loopback");
-        let sockets: Vec<StdSocket> = (0..count.min(256)).map(bind).collect();
+    fn receivers(count: usize) -> (Vec<UdpSocket>, Vec<SocketAddr>) {
+        let options = SocketOptions::default();
+        let bind = |_| UdpSocket::bind(HOME, &options).expect("a socket on loopback");
+        let sockets: Vec<UdpSocket> = (0..count.min(256)).map(bind).collect();
         let own = sockets.iter().map(|socket| socket.local_addr().expect("it is bound"));
         let addresses: Vec<SocketAddr> = own.collect();
         (sockets, addresses.into_iter().cycle().take(count).collect())
