@@ -101,7 +101,7 @@ impl Layout {
 
     /// The typed fields in the Data of a parent's leaves; none if Data is opaque.
     pub fn fields(&self, parent: ParentId) -> &[Field] {
-        self.contents.get(parent.index()).map_or(&[], |contents| &contents.fields)
+        self.contents(parent).map_or(&[], |contents| &contents.fields)
     }
 
     /// The typed fields in the Data of a leaf.
@@ -124,7 +124,7 @@ impl Layout {
     /// Name of a leaf within its parent.
     pub fn leaf_name(&self, leaf: DataLocId) -> Option<String> {
         let row = self.parent_of(leaf)?;
-        let contents = self.contents.get(ParentId(row.parent_id.get()).index())?;
+        let contents = self.contents(ParentId(row.parent_id.get()))?;
         contents.names.name(leaf.0 - row.first_leaf_loc_id.get())
     }
 
@@ -149,7 +149,7 @@ impl Layout {
     pub fn leaf_at(&self, path: &str) -> Option<DataLocId> {
         let (parent, name) = path.rsplit_once('/')?;
         let id = self.parent_at(parent)?;
-        let index = self.contents.get(id.index())?.names.index(name)?;
+        let index = self.contents(id)?.names.index(name)?;
         Some(DataLocId(self.parent(id)?.first_leaf_loc_id.get() + index))
     }
 

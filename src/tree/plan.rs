@@ -6,9 +6,10 @@
 //!
 //! ```text
 //! | header | state | undo slot      | schema    | parents    | records      |
-//! | page 0 | page 1| 64 + stride,   | text      | 64 B each, | from a page  |
-//! |        |       | whole pages    |           | aligned 64 | boundary on  |
+//! | page 0 | page 1| 64 + stride    | text      | 64 B each  | by parent    |
 //! ```
+//!
+//! Every section begins at a page boundary.
 
 use core::fmt::Write as _;
 use core::mem::offset_of;
@@ -31,13 +32,13 @@ use crate::layout::TreeId;
 use crate::layout::UndoHeader;
 use crate::layout::limits::PAGE_SIZE;
 use crate::layout::limits::PARENT_NAME_LEN_MAX;
+use crate::layout::limits::PARENTS_MAX;
 use crate::layout::limits::SCHEMA_LEN_MAX;
-use crate::layout::limits::STRIDE_ALIGN;
 use crate::layout::stride_for;
 use crate::tree::field::Field;
 use crate::tree::names::LeafNames;
+use crate::tree::schema;
 use crate::tree::schema::ParentSchema;
-use crate::tree::schema::Schema;
 use crate::tree::schema_error::SchemaError;
 
 /// Offset of the page that holds the two state slots: behind the header page.
@@ -52,7 +53,7 @@ pub struct Layout {
     pub(super) name: Option<String>,
     pub(super) schema_text: String,
     pub(super) parents: Vec<Parent>,
-    pub(super) contents: Vec<Contents>,
+    pub(super) contents: Vec<Option<Box<Contents>>>,
     /// ParentIDs of those that own leaves, in the order of their DataLocIDs.
     pub(super) owners: Vec<ParentId>,
     /// Every parent by what encloses it and by its name.
@@ -79,11 +80,15 @@ impl Layout {
     ///
     /// The first rule of the schema that the text breaks.
     pub fn from_toml(text: &str) -> Result<Layout, SchemaError> {
-        let schema = Schema::from_toml(text)?;
-        let mut layout = Layout::empty(schema.name, text);
-        for parent in schema.parents {
-            layout.add_parent(parent)?;
-        }
+        Layout::from_text(text.to_owned())
+    }
+
+    /// The same without a second copy of the text.
+    pub(super) fn from_text(text: String) -> Result<Layout, SchemaError> {
+        let (pieces, _) = schema::pieces(&text)?;
+        let mut layout = Layout::empty(pieces);
+        layout.name = schema::read(&text, |parent| layout.add_parent(parent))?;
+        layout.schema_text = text;
         layout.place();
         Ok(layout)
     }
@@ -114,12 +119,13 @@ impl Layout {
         Layout::from_toml(&text)
     }
 
-    fn empty(name: Option<String>, text: &str) -> Layout {
+    fn empty(parents: usize) -> Layout {
+        let parents = parents.min(PARENTS_MAX as usize);
         Layout {
-            name,
-            schema_text: text.to_owned(),
-            parents: Vec::new(),
-            contents: Vec::new(),
+            name: None,
+            schema_text: String::new(),
+            parents: Vec::with_capacity(parents),
+            contents: Vec::with_capacity(parents),
             owners: Vec::new(),
             children: BTreeMap::new(),
             leaf_count: 0,
@@ -150,7 +156,8 @@ impl Layout {
             self.owners.push(id);
         }
         self.parents.push(row);
-        self.contents.push(Contents { names: schema.names, fields: schema.fields });
+        let contents = || Box::new(Contents { names: schema.names, fields: schema.fields });
+        self.contents.push((schema.leaves > 0).then(contents));
         Ok(())
     }
 
@@ -171,13 +178,18 @@ impl Layout {
             found: format!("{:?}", schema.enclosing),
         })?;
         let name = self.name_of(&schema.name);
-        match self.contents.get(id.index()).and_then(|contents| contents.names.index(&name)) {
+        match self.contents(id).and_then(|contents| contents.names.index(&name)) {
             // One path, one meaning.
             Some(_) => {
                 Err(SchemaError::Duplicate { parent: schema.path.clone(), what: "leaf", name })
             }
             None => Ok(id),
         }
+    }
+
+    /// What the table has no room for; nothing if the parent owns no leaves.
+    pub(super) fn contents(&self, parent: ParentId) -> Option<&Contents> {
+        self.contents.get(parent.index())?.as_deref()
     }
 
     fn row(&self, id: ParentId, enclosing: ParentId, schema: &ParentSchema) -> Parent {
@@ -236,7 +248,7 @@ impl Layout {
 
     /// Offset of the parents table.
     pub fn parents_offset(&self) -> u64 {
-        (self.schema_offset() + self.schema_text.len() as u64).next_multiple_of(STRIDE_ALIGN as u64)
+        (self.schema_offset() + self.schema_text.len() as u64).next_multiple_of(PAGE_SIZE as u64)
     }
 
     /// Length of the parents table in bytes.
@@ -373,7 +385,7 @@ unit = "C"
         assert_eq!(header.undo_len.get(), 64 + 256);
         assert_eq!(header.schema_offset.get(), 3 * 4096);
         assert!(header.parents_offset.get() >= 3 * 4096 + SITE.len() as u64);
-        assert_eq!(header.parents_offset.get() % 64, 0);
+        assert_eq!(header.parents_offset.get() % 4096, 0);
         assert_eq!(header.records_offset.get() % 4096, 0);
         assert_eq!(header.file_len.get() % 4096, 0);
         let mut page = [0; PAGE_SIZE];

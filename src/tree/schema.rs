@@ -58,12 +58,6 @@ struct FieldDoc {
     unit: Option<String>,
 }
 
-/// A checked schema. Paths of enclosing parents are not resolved yet.
-pub(super) struct Schema {
-    pub(super) name: Option<String>,
-    pub(super) parents: Vec<ParentSchema>,
-}
-
 /// A checked parent.
 pub(super) struct ParentSchema {
     /// Path for messages.
@@ -78,30 +72,105 @@ pub(super) struct ParentSchema {
     pub(super) fields: Vec<Field>,
 }
 
-impl Schema {
-    pub(super) fn from_toml(text: &str) -> Result<Schema, SchemaError> {
-        if text.len() > SCHEMA_LEN_MAX {
-            return Err(SchemaError::TooLong { found: text.len() });
+/// What begins a parent, at the start of a line wherever that stands.
+const PARENT_LINE: &str = "[[parent]]";
+
+/// Reads a schema and hands its parents on, each as soon as it is read. Returns
+/// the name of the tree.
+///
+/// The text is parsed in pieces, one a `[[parent]]`, each a TOML text of its own:
+/// parsed TOML takes many times the memory of its text, and a schema may be long.
+/// Paths of enclosing parents are not resolved here.
+pub(super) fn read(
+    text: &str,
+    mut take: impl FnMut(ParentSchema) -> Result<(), SchemaError>,
+) -> Result<Option<String>, SchemaError> {
+    let mut name = None;
+    let (mut parents, mut leaves) = (0, 0);
+    for piece in Pieces::of(text)? {
+        let doc: SchemaDoc =
+            toml::from_str(piece.text).map_err(|error| syntax_error(&piece, &error))?;
+        name = name.or(doc.name);
+        for parent in doc.parent {
+            let parent = parent.check()?;
+            parents += 1;
+            leaves += u64::from(parent.leaves);
+            // Before anybody sums them up in a u32.
+            if parents > PARENTS_MAX as usize {
+                return Err(SchemaError::Parents { found: parents });
+            }
+            if leaves > u64::from(LEAVES_MAX) {
+                return Err(SchemaError::Leaves { found: leaves });
+            }
+            take(parent)?;
         }
-        let doc: SchemaDoc = toml::from_str(text).map_err(|error| syntax_error(text, &error))?;
-        if !(1..=PARENTS_MAX as usize).contains(&doc.parent.len()) {
-            return Err(SchemaError::Parents { found: doc.parent.len() });
-        }
-        let parents =
-            doc.parent.into_iter().map(ParentDoc::check).collect::<Result<Vec<_>, _>>()?;
-        let leaves: u64 = parents.iter().map(|parent| u64::from(parent.leaves)).sum();
-        if !(1..=u64::from(LEAVES_MAX)).contains(&leaves) {
-            return Err(SchemaError::Leaves { found: leaves });
-        }
-        Ok(Schema { name: doc.name, parents })
+    }
+    match (parents, leaves) {
+        (0, _) => Err(SchemaError::Parents { found: 0 }),
+        (_, 0) => Err(SchemaError::Leaves { found: 0 }),
+        _ => Ok(name),
     }
 }
 
-fn syntax_error(text: &str, error: &toml::de::Error) -> SchemaError {
-    let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or(text);
+/// Number of pieces that a text is parsed in, and the length of the longest.
+pub(super) fn pieces(text: &str) -> Result<(usize, usize), SchemaError> {
+    Ok(Pieces::of(text)?
+        .fold((0, 0), |(count, longest), piece| (count + 1, longest.max(piece.text.len()))))
+}
+
+/// A part of a schema text that ends before the next `[[parent]]`.
+struct Piece<'a> {
+    text: &'a str,
+    /// Lines before it.
+    line: usize,
+    /// Parents before it.
+    parents: usize,
+}
+
+struct Pieces<'a> {
+    rest: &'a str,
+    line: usize,
+    parents: usize,
+}
+
+impl<'a> Pieces<'a> {
+    fn of(text: &'a str) -> Result<Pieces<'a>, SchemaError> {
+        if text.len() > SCHEMA_LEN_MAX {
+            return Err(SchemaError::TooLong { found: text.len() });
+        }
+        Ok(Pieces { rest: text, line: 0, parents: 0 })
+    }
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        let starts = |line: &str| line.trim_start().starts_with(PARENT_LINE);
+        let (mut len, mut lines) = (0, 0);
+        for line in self.rest.split_inclusive('\n') {
+            if lines > 0 && starts(line) {
+                break;
+            }
+            len += line.len();
+            lines += 1;
+        }
+        let (text, rest) = self.rest.split_at_checked(len).filter(|(text, _)| !text.is_empty())?;
+        let piece = Piece { text, line: self.line, parents: self.parents };
+        self.rest = rest;
+        self.line += lines;
+        self.parents += usize::from(starts(text));
+        Some(piece)
+    }
+}
+
+fn syntax_error(piece: &Piece<'_>, error: &toml::de::Error) -> SchemaError {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = piece.text.get(..start).unwrap_or(piece.text);
+    let begun = usize::from(piece.text.trim_start().starts_with(PARENT_LINE));
     SchemaError::Syntax {
-        line: before.matches('\n').count() + 1,
-        parent: before.lines().filter(|line| line.trim_start().starts_with("[[parent]]")).count(),
+        line: piece.line + before.matches('\n').count() + 1,
+        parent: piece.parents + begun,
         message: error.message().replace('\n', " "),
     }
 }
