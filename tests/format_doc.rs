@@ -76,19 +76,48 @@ macro_rules! compare {
 #[test]
 fn every_struct_lies_as_documented() {
     let mut tables = tables();
-    compare!(tables, Header {
-        magic, format_major, format_minor, header_checksum, tree_id, created_unix_s, file_len,
-        state_offset, undo_offset, undo_len, schema_offset, schema_len, parents_offset,
-        records_offset, records_len, parent_count, leaf_count, layout_hash, capacity_max
-    });
-    compare!(tables, StateSlot {
-        sequence, state_checksum, role, life, clean, boot_id, watermark, reserved
-    });
+    compare!(
+        tables,
+        Header {
+            magic,
+            format_major,
+            format_minor,
+            header_checksum,
+            tree_id,
+            created_unix_s,
+            file_len,
+            state_offset,
+            undo_offset,
+            undo_len,
+            schema_offset,
+            schema_len,
+            parents_offset,
+            records_offset,
+            records_len,
+            parent_count,
+            leaf_count,
+            layout_hash,
+            capacity_max
+        }
+    );
+    compare!(
+        tables,
+        StateSlot { sequence, state_checksum, role, life, clean, boot_id, watermark, reserved }
+    );
     compare!(tables, UndoHeader { armed, saved_len, reserved });
-    compare!(tables, Parent {
-        parent_id, enclosing_parent_id, first_leaf_loc_id, last_leaf_loc_id, capacity, stride,
-        first_record_offset, name
-    });
+    compare!(
+        tables,
+        Parent {
+            parent_id,
+            enclosing_parent_id,
+            first_leaf_loc_id,
+            last_leaf_loc_id,
+            capacity,
+            stride,
+            first_record_offset,
+            name
+        }
+    );
     compare!(tables, RecordHead { seq, change_flag, leaf });
     compare!(tables, LeafHead { checksum, data_size, data_loc_id, reserved, revision });
     assert!(tables.is_empty(), "documented, but no struct: {:?}", tables.keys());

@@ -1,12 +1,41 @@
-//! The mapped tree.
+//! The mapped tree: a file that is one live state table.
+//!
+//! [`Tree`] is the one owner of a tree file: it creates or opens and recovers
+//! it, writes leaves, keeps checksums, revisions, digests and the set of changed
+//! leaves in memory, and hands leaves out as they travel. A leaf that was
+//! written survives the death of the process whole. [`TreeReader`] reads from
+//! other threads at the same time. [`Layout`] says where everything lies; it
+//! follows from the schema text alone. docs/FORMAT.md is the specification of
+//! the file.
+//!
+//! What is sent to whom, and which revision replaces which, is left to `sync`.
 
+mod create;
+mod extent;
 mod field;
+mod fresh;
+mod grow;
+mod index;
+mod map;
+mod mapped;
+mod open;
 mod plan;
+mod read;
+mod record;
+mod recover;
 mod schema;
+mod state;
+mod write;
 
+pub use create::CreateError;
+pub use create::CreateOptions;
 pub use field::Field;
 pub use field::FieldKind;
 pub use field::printable;
+pub use grow::GrowError;
+pub use mapped::Tree;
+pub use open::OpenError;
+pub use open::OpenOptions;
 pub use plan::BlobError;
 pub use plan::Growth;
 pub use plan::GrowthError;
@@ -17,4 +46,14 @@ pub use plan::STATE_OFFSET;
 pub use plan::UNDO_OFFSET;
 pub use plan::header_checksum;
 pub use plan::state_checksum;
+pub use read::TreeReader;
+pub use record::RecordFault;
+pub use record::leaf_checksum;
+pub use record::verify_record;
+pub use recover::Damaged;
+pub use recover::Ending;
+pub use recover::Recovery;
 pub use schema::SchemaError;
+pub use state::SyncError;
+pub use write::Mark;
+pub use write::WriteError;

@@ -1,6 +1,7 @@
 //! One leaf record as bytes: made, and verified.
 
 use core::fmt;
+use core::mem::offset_of;
 
 use zerocopy::FromBytes;
 use zerocopy::IntoBytes;
@@ -16,6 +17,9 @@ use crate::layout::Revision;
 
 /// Length of the checksum field, which the checksum does not cover.
 const CHECKSUM_LEN: usize = size_of::<U32>();
+
+/// Offset of ChangeFlag in a record.
+pub(crate) const CHANGE_FLAG_AT: usize = offset_of!(RecordHead, change_flag);
 
 /// What is wrong with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,10 +168,7 @@ mod tests {
     #[test]
     fn the_fault_is_named() {
         let good = record(&[1; 32], 64);
-        assert_eq!(
-            verify_record(&good, DataLocId(8), 32),
-            Err(RecordFault::Place { found: 7 })
-        );
+        assert_eq!(verify_record(&good, DataLocId(8), 32), Err(RecordFault::Place { found: 7 }));
         assert_eq!(
             verify_record(&good, DataLocId(7), 31),
             Err(RecordFault::DataSize { found: 32, capacity: 31 })

@@ -155,6 +155,11 @@ impl State {
         result.map_err(SyncError::Failed)
     }
 
+    /// No write-back is to succeed any more.
+    pub(crate) fn fail(&mut self) {
+        self.failed = true;
+    }
+
     fn slot(&self) -> StateSlot {
         let mut slot = StateSlot {
             sequence: U64::new(self.sequence),

@@ -1,0 +1,348 @@
+//! Storing leaves: the server's writes, the replica's, and taking what changed.
+//!
+//! The order of stores is that of docs/FORMAT.md, section 7; a process may die
+//! between any two of them.
+
+use core::fmt;
+use core::mem::offset_of;
+use std::sync::atomic::Ordering;
+use std::sync::atomic::fence;
+
+use zerocopy::IntoBytes;
+
+use crate::layout::DataLocId;
+use crate::layout::LeafHead;
+use crate::layout::Life;
+use crate::layout::RecordHead;
+use crate::layout::Revision;
+use crate::layout::TreeRole;
+use crate::layout::UndoHeader;
+use crate::tree::extent::Extents;
+use crate::tree::extent::Record;
+use crate::tree::map::Owner;
+use crate::tree::map::WORD;
+use crate::tree::mapped::Tree;
+use crate::tree::plan::UNDO_OFFSET;
+use crate::tree::record::CHANGE_FLAG_AT;
+use crate::tree::record::empty_head;
+use crate::tree::record::head_of;
+use crate::tree::record::verify_record;
+use crate::tree::state::SyncError;
+
+const ARMED_AT: usize = UNDO_OFFSET as usize + offset_of!(UndoHeader, armed);
+const SAVED_LEN_AT: usize = UNDO_OFFSET as usize + offset_of!(UndoHeader, saved_len);
+/// Where the record that is being overwritten is saved.
+pub(crate) const SAVED_AT: usize = UNDO_OFFSET as usize + size_of::<UndoHeader>();
+
+/// Whether a replica's leaf counts as changed when it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// ChangeFlag is set: the leaf goes on to whoever watches this tree.
+    Changed,
+    /// ChangeFlag stays as it is.
+    Quiet,
+}
+
+/// Why a leaf was not stored. The tree is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// There is no such leaf.
+    UnknownLeaf {
+        /// The leaf that was named.
+        leaf: DataLocId,
+        /// Leaves are 0 up to this, exclusive.
+        leaf_count: u32,
+    },
+    /// Data exceeds the capacity.
+    TooLarge {
+        /// The leaf.
+        leaf: DataLocId,
+        /// Most bytes of Data that it holds.
+        capacity: usize,
+        /// Bytes of Data that came.
+        found: usize,
+    },
+    /// Data is not as long as its head says.
+    DataSize {
+        /// The leaf.
+        leaf: DataLocId,
+        /// DataSize of the head.
+        expected: u32,
+        /// Bytes of Data that came.
+        found: usize,
+    },
+    /// A server's leaf is stored by `write`, a replica's by `apply`.
+    Role {
+        /// The role of this tree.
+        found: TreeRole,
+    },
+    /// A server makes revisions in a life: [`Tree::begin_life`] comes first.
+    NoLife,
+    /// The highest revision there can be is held already. It takes a forged file.
+    RevisionsExhausted,
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WriteError::UnknownLeaf { leaf, leaf_count } => {
+                write!(f, "there is no leaf {leaf}: expected less than {leaf_count}")
+            }
+            WriteError::TooLarge { leaf, capacity, found } => {
+                write!(f, "leaf {leaf} holds {capacity} bytes of data, found {found}")
+            }
+            WriteError::DataSize { leaf, expected, found } => {
+                write!(f, "leaf {leaf} came with data_size {expected} and {found} bytes of data")
+            }
+            WriteError::Role { found: TreeRole::Server } => {
+                write!(f, "a server's tree takes no leaves of another server")
+            }
+            WriteError::Role { found: TreeRole::Replica } => {
+                write!(f, "a replica's tree makes no revisions of its own")
+            }
+            WriteError::NoLife => write!(f, "a server writes no leaf before its life has begun"),
+            WriteError::RevisionsExhausted => write!(f, "no higher revision is left"),
+        }
+    }
+}
+
+impl std::error::Error for WriteError {}
+
+/// The server's side.
+impl Tree {
+    /// Begins a life of this server: newer than every one before, by the tree and
+    /// by the clock. The state that says so is on the medium when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The state could not be written back.
+    pub fn begin_life(&mut self, unix_s: u64) -> Result<Life, SyncError> {
+        let newest = self.run.newest;
+        let life = self.state.life.next(newest, unix_s);
+        self.state.life = life;
+        self.state.watermark = newest;
+        self.state.store_and_sync(&mut self.owner)?;
+        self.run.life_start = Some(newest);
+        // Not below what is held, were lives ever used up.
+        self.run.newest = newest.max(life.base());
+        Ok(life)
+    }
+
+    /// Highest revision held when the life began; zero before that.
+    pub fn life_start(&self) -> Revision {
+        self.run.life_start.unwrap_or(Revision::ZERO)
+    }
+
+    /// Stores Data in a leaf as a new change, also when it is what the leaf
+    /// holds. When this returns the change survives the death of the process.
+    ///
+    /// # Errors
+    ///
+    /// The leaf, its capacity or the state of the tree does not allow it.
+    pub fn write(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteError> {
+        self.expect_role(TreeRole::Server)?;
+        let record = self.target(leaf, data)?;
+        if self.run.life_start.is_none() {
+            return Err(WriteError::NoLife);
+        }
+        let revision = self.next_revision()?;
+        let head = head_of(leaf, revision, data);
+        self.store(&record, &head, data, Mark::Changed);
+        Ok(revision)
+    }
+
+    fn next_revision(&mut self) -> Result<Revision, WriteError> {
+        if self.run.newest.0 == u64::MAX {
+            return Err(WriteError::RevisionsExhausted);
+        }
+        self.run.newest = self.run.newest.next();
+        Ok(self.run.newest)
+    }
+}
+
+/// The replica's side.
+impl Tree {
+    /// Stores a leaf as a server made it, revision and checksum included.
+    ///
+    /// The caller has verified the checksum, and decided that this revision is to
+    /// replace the one held: this compares neither.
+    ///
+    /// # Errors
+    ///
+    /// There is no such leaf, Data exceeds its capacity or has another length than
+    /// the head says, or the tree is a server's.
+    pub fn apply(&mut self, head: &LeafHead, data: &[u8], mark: Mark) -> Result<(), WriteError> {
+        self.expect_role(TreeRole::Replica)?;
+        let leaf = DataLocId(head.data_loc_id.get());
+        let record = self.target(leaf, data)?;
+        let expected = head.data_size.get();
+        if expected as usize != data.len() {
+            return Err(WriteError::DataSize { leaf, expected, found: data.len() });
+        }
+        self.store(&record, head, data, mark);
+        Ok(())
+    }
+}
+
+/// Both sides.
+impl Tree {
+    /// Appends the leaves that changed, ascending, and clears their ChangeFlags.
+    /// A write that comes later sets its flag again, so read the records after
+    /// this and none is missed.
+    pub fn take_changes(&mut self, out: &mut Vec<DataLocId>) {
+        let taken = self.index.take_changed();
+        out.reserve(taken.len());
+        for leaf in taken.iter().copied().map(DataLocId) {
+            if let Some(record) = self.record(leaf) {
+                self.owner.store_u32(record.offset + CHANGE_FLAG_AT, 0, Ordering::Relaxed);
+            }
+            out.push(leaf);
+        }
+        self.index.give_back(taken);
+    }
+
+    /// Empties a damaged leaf, whatever its bytes are. A server makes that a
+    /// change; a replica goes back to "never written", so that it is fetched.
+    pub(crate) fn empty_damaged(&mut self, leaf: DataLocId) {
+        let record = self.record(leaf).expect("a scan names leaves of its tree");
+        let (head, mark) = self.emptied(leaf);
+        // The flag may hold any bits.
+        self.owner.store_u32(record.offset + CHANGE_FLAG_AT, 0, Ordering::Relaxed);
+        store_record(&mut self.owner, &record, record.stride, &head, &[], mark);
+        self.note(&record, &head, mark);
+    }
+
+    fn emptied(&mut self, leaf: DataLocId) -> (LeafHead, Mark) {
+        if self.state.role == TreeRole::Server
+            && let Ok(revision) = self.next_revision()
+        {
+            return (head_of(leaf, revision, &[]), Mark::Changed);
+        }
+        // A server without revisions left cannot tell its replicas of anything.
+        (empty_head(leaf), Mark::Quiet)
+    }
+
+    fn expect_role(&self, expected: TreeRole) -> Result<(), WriteError> {
+        let found = self.state.role;
+        if found == expected { Ok(()) } else { Err(WriteError::Role { found }) }
+    }
+
+    #[inline]
+    fn target(&self, leaf: DataLocId, data: &[u8]) -> Result<Record, WriteError> {
+        let leaf_count = self.leaf_count();
+        let record = self.record(leaf).ok_or(WriteError::UnknownLeaf { leaf, leaf_count })?;
+        let (capacity, found) = (record.capacity, data.len());
+        if found > capacity {
+            return Err(WriteError::TooLarge { leaf, capacity, found });
+        }
+        Ok(record)
+    }
+
+    #[inline]
+    fn store(&mut self, record: &Record, head: &LeafHead, data: &[u8], mark: Mark) {
+        let used = used_len(self.index.data_size(record.leaf));
+        store_record(&mut self.owner, record, used, head, data, mark);
+        self.note(record, head, mark);
+    }
+
+    #[inline]
+    fn note(&mut self, record: &Record, head: &LeafHead, mark: Mark) {
+        self.index.replace(record, head);
+        if mark == Mark::Changed {
+            self.index.mark(record.leaf);
+        }
+    }
+}
+
+/// Bytes of a record that are not filling.
+pub(crate) const fn used_len(data_size: usize) -> usize {
+    (RecordHead::DATA_OFFSET + data_size).next_multiple_of(WORD)
+}
+
+/// Overwrites a record of which the first `used` bytes may differ from zero.
+#[inline]
+fn store_record(
+    owner: &mut Owner,
+    record: &Record,
+    used: usize,
+    head: &LeafHead,
+    data: &[u8],
+    mark: Mark,
+) {
+    let at = record.offset;
+    arm(owner, record, used);
+    // Anything that a crash left odd becomes even by the same two steps.
+    let odd = owner.load_u32(at) | 1;
+    // Release: the undo slot is armed before the record is touched.
+    owner.store_u32(at, odd, Ordering::Release);
+    // No word below is seen by a reader that does not see `odd` then.
+    fence(Ordering::Release);
+    owner.store_bytes(at + RecordHead::WIRE_OFFSET, head.as_bytes());
+    owner.store_bytes(at + RecordHead::DATA_OFFSET, data);
+    owner.zero(at + used_len(data.len()), at + used);
+    if mark == Mark::Changed {
+        owner.store_u32(at + CHANGE_FLAG_AT, 1, Ordering::Relaxed);
+    }
+    owner.store_u32(at, odd.wrapping_add(1), Ordering::Release);
+    disarm(owner);
+}
+
+fn arm(owner: &mut Owner, record: &Record, used: usize) {
+    owner.copy_within(record.offset, SAVED_AT, used);
+    // A record is no longer than a stride, which is a u32.
+    owner.store_u32(SAVED_LEN_AT, used as u32, Ordering::Relaxed);
+    owner.store_u32(ARMED_AT, record.leaf.0 + 1, Ordering::Release);
+}
+
+/// Release: the record is whole before it is given up.
+pub(crate) fn disarm(owner: &mut Owner) {
+    owner.store_u32(ARMED_AT, 0, Ordering::Release);
+}
+
+/// A record in the undo slot that has to be put back.
+#[derive(Clone, Debug)]
+pub(crate) struct Undo {
+    pub(crate) record: Record,
+    pub(crate) saved: Vec<u8>,
+}
+
+impl Undo {
+    /// Looks whether a write was interrupted: the slot is armed, the record torn,
+    /// and what was saved of it whole. Any bits may be in the slot.
+    pub(crate) fn find(owner: &Owner, extents: &Extents) -> Option<Undo> {
+        let leaf = DataLocId(owner.load_u32(ARMED_AT).checked_sub(1)?);
+        let record = extents.record(leaf)?;
+        let saved_len = owner.load_u32(SAVED_LEN_AT) as usize;
+        if saved_len > record.stride || Undo::is_whole(owner, &record) {
+            return None;
+        }
+        // The slot has room for the largest stride.
+        let mut saved = vec![0; saved_len];
+        owner.copy_out(SAVED_AT, &mut saved);
+        verify_record(&saved, leaf, record.capacity as u32).ok()?;
+        Some(Undo { record, saved })
+    }
+
+    fn is_whole(owner: &Owner, record: &Record) -> bool {
+        let mut bytes = vec![0; record.stride];
+        owner.copy_out(record.offset, &mut bytes);
+        let head = verify_record(&bytes, record.leaf, record.capacity as u32);
+        head.is_ok_and(|head| head.seq.get().is_multiple_of(2))
+    }
+}
+
+/// Puts a record back. The caller disarms.
+pub(crate) fn put_back(owner: &mut Owner, record: &Record, saved: &[u8]) {
+    let at = record.offset;
+    let odd = owner.load_u32(at) | 1;
+    owner.store_u32(at, odd, Ordering::Relaxed);
+    fence(Ordering::Release);
+    // All but seq, and zeros up to the stride.
+    let flag = saved.get(CHANGE_FLAG_AT).copied().unwrap_or(0);
+    owner.store_u32(at + CHANGE_FLAG_AT, u32::from(flag), Ordering::Relaxed);
+    let wire = saved.get(RecordHead::WIRE_OFFSET..).unwrap_or_default();
+    owner.store_bytes(at + RecordHead::WIRE_OFFSET, wire);
+    owner.zero(at + saved.len().next_multiple_of(WORD), at + record.stride);
+    owner.store_u32(at, odd.wrapping_add(1), Ordering::Release);
+}
