@@ -13,8 +13,8 @@ use crate::tree::create::Filled;
 use crate::tree::fresh::Fresh;
 use crate::tree::mapped::Parts;
 use crate::tree::mapped::Tree;
-use crate::tree::plan::Growth;
-use crate::tree::plan::GrowthError;
+use crate::tree::growth::Growth;
+use crate::tree::growth::GrowthError;
 use crate::tree::plan::Layout;
 use crate::tree::record::head_of;
 

@@ -117,3 +117,54 @@ impl Index {
         &self.of_parents
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::tree::extent::Extents;
+    use crate::tree::plan::Layout;
+    use crate::tree::record::empty_head;
+    use crate::tree::record::head_of;
+
+    use super::*;
+
+    /// docs: the file and 24 B a leaf are all that a server of many leaves takes.
+    #[test]
+    fn the_columns_take_less_than_15_bytes_a_leaf() {
+        let leaves = 1 << 20;
+        for parents in [1, 1000] {
+            let extents = Extents::new(&Layout::plain(parents, leaves, 200).unwrap());
+            let index = Index::new(leaves, parents);
+            let columns = size_of_val(index.checksums())
+                + size_of_val(index.revisions.as_slice())
+                + size_of_val(&*index.data_sizes)
+                + size_of_val(&*index.of_parents);
+            // ChangedSet: a bit a leaf and a 64th of that per summary; maxima: 8 B
+            // for 512 leaves.
+            let bits = leaves as usize / 8 * 66 / 64;
+            let maxima = leaves as usize / 512 * 8;
+            let total = columns + bits + maxima + extents.memory();
+            assert!(total < leaves as usize * 15, "{total} bytes for {leaves} leaves");
+        }
+    }
+
+    #[test]
+    fn digests_are_those_of_a_full_sum() {
+        let extents = Extents::new(&Layout::plain(3, 20, 16).unwrap());
+        let mut index = Index::new(20, 3);
+        let mut heads: Vec<_> = extents.all().map(|record| empty_head(record.leaf)).collect();
+        extents.all().zip(&heads).for_each(|(record, head)| index.insert(&record, head));
+        for (i, place) in [3u32, 9, 3, 19, 0].into_iter().enumerate() {
+            let leaf = DataLocId(place);
+            heads[leaf.index()] = head_of(leaf, Revision(i as u64 + 1), &[i as u8]);
+            index.replace(&extents.record(leaf).unwrap(), &heads[leaf.index()]);
+            let of = |head: &LeafHead| {
+                let leaf = DataLocId(head.data_loc_id.get());
+                Digest::of_leaf(leaf, Revision(head.revision.get()), head.checksum.get())
+            };
+            let total = heads.iter().map(of).fold(Digest(0), Digest::plus);
+            assert_eq!(index.digest(), total);
+            let parts = index.digests_of_parents().iter().copied();
+            assert_eq!(parts.fold(Digest(0), Digest::plus), total);
+        }
+    }
+}

@@ -43,6 +43,7 @@ pub(crate) struct Generation {
 /// is like a crash, which the file survives; [`Tree::close`] ends in good order.
 #[derive(Debug)]
 pub struct Tree {
+    /// The lock is on it.
     pub(crate) file: File,
     pub(crate) path: Option<PathBuf>,
     pub(crate) owner: Owner,
@@ -247,8 +248,8 @@ impl Tree {
     /// A failed write-back, now or earlier: the process should stop and reopen the
     /// file, which verifies it.
     pub fn sync(&mut self) -> Result<(), SyncError> {
-        let (owner, len) = (&self.owner, self.owner.map().len());
-        self.state.sync(|| owner.sync_range(0, len))
+        // What is stored through the mapping is written back by this as well.
+        self.state.sync(|| self.file.sync_data())
     }
 
     /// Ends in good order: everything is written back and the state says so.

@@ -36,7 +36,7 @@ use crate::tree::record::RecordFault;
 use crate::tree::recover::Damaged;
 use crate::tree::recover::Recovery;
 use crate::tree::recover::Scan;
-use crate::tree::schema::SchemaError;
+use crate::tree::schema_error::SchemaError;
 use crate::tree::state::State;
 use crate::tree::state::SyncError;
 

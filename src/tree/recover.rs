@@ -159,9 +159,11 @@ impl Scan {
     }
 
     fn make_even(&self, tree: &mut Tree) {
-        for record in self.odd.iter().filter_map(|leaf| tree.record(*leaf)) {
-            let seq = tree.owner.load_u32(record.offset);
-            tree.owner.store_u32(record.offset, seq.wrapping_add(1), Ordering::Release);
+        for leaf in &self.odd {
+            if let Some(record) = tree.record(*leaf) {
+                let seq = tree.owner.load_u32(record.offset);
+                tree.owner.store_u32(record.offset, seq.wrapping_add(1), Ordering::Release);
+            }
         }
     }
 

@@ -5,8 +5,6 @@
 //! text into checked values and holds every rule about them; where things lie in
 //! the file is `plan`'s. The text is foreign: it arrives in files and datagrams.
 
-use core::fmt;
-
 use serde::Deserialize;
 
 use crate::layout::ParentName;
@@ -19,110 +17,10 @@ use crate::layout::limits::PARENTS_MAX;
 use crate::layout::limits::SCHEMA_LEN_MAX;
 use crate::tree::field::Field;
 use crate::tree::field::FieldKind;
-use crate::tree::field::printable;
-
-/// Why a schema is refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SchemaError {
-    /// The text is longer than a schema may be.
-    TooLong {
-        /// Its length in bytes.
-        found: usize,
-    },
-    /// The text is not TOML, or has a key that no schema has, or a value of a
-    /// type that the key does not take.
-    Syntax {
-        /// Line, counted from 1.
-        line: usize,
-        /// Which `[[parent]]` it lies in, counted from 1; 0 before the first.
-        parent: usize,
-        /// What the TOML parser says.
-        message: String,
-    },
-    /// No parents, or too many.
-    Parents {
-        /// How many there are.
-        found: usize,
-    },
-    /// No leaves, or too many, in the whole tree.
-    Leaves {
-        /// How many there are.
-        found: u64,
-    },
-    /// A value that its key does not allow.
-    Value {
-        /// Path of the parent, or its name where it has no path.
-        parent: String,
-        /// The key, or the field and its key.
-        key: String,
-        /// What the key allows.
-        wanted: String,
-        /// What the text says.
-        found: String,
-    },
-    /// Two things of one name.
-    Duplicate {
-        /// Path of the parent.
-        parent: String,
-        /// What has the name of another.
-        what: &'static str,
-        /// The name.
-        name: String,
-    },
-    /// Two fields that share bytes of Data.
-    Overlap {
-        /// Path of the parent.
-        parent: String,
-        /// Field that begins later.
-        field: String,
-        /// Where it begins.
-        offset: u32,
-        /// Field that reaches into it.
-        other: String,
-        /// Where that one ends.
-        end: u32,
-    },
-}
-
-impl fmt::Display for SchemaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |text: &String| printable(text.as_bytes());
-        match self {
-            SchemaError::TooLong { found } => {
-                write!(f, "schema text: wanted at most {SCHEMA_LEN_MAX} bytes, found {found}")
-            }
-            SchemaError::Syntax { line, parent: 0, message } => {
-                write!(f, "schema line {line}: {}", shown(message))
-            }
-            SchemaError::Syntax { line, parent, message } => {
-                write!(f, "schema line {line}, parent number {parent}: {}", shown(message))
-            }
-            SchemaError::Parents { found } => {
-                write!(f, "schema: wanted 1 to {PARENTS_MAX} parents, found {found}")
-            }
-            SchemaError::Leaves { found } => {
-                write!(f, "schema: wanted 1 to {LEAVES_MAX} leaves in all, found {found}")
-            }
-            SchemaError::Value { parent, key, wanted, found } => {
-                let (parent, key, found) = (shown(parent), shown(key), shown(found));
-                write!(f, "parent {parent}: {key}: wanted {wanted}, found {found}")
-            }
-            SchemaError::Duplicate { parent, what, name } => {
-                write!(f, "parent {}: second {what} of the name {}", shown(parent), shown(name))
-            }
-            SchemaError::Overlap { parent, field, offset, other, end } => write!(
-                f,
-                "parent {}: field {} at offset {offset}: wanted {end} or more, where field {} ends",
-                shown(parent),
-                shown(field),
-                shown(other),
-            ),
-        }
-    }
-}
-
-impl std::error::Error for SchemaError {}
+use crate::tree::names::LeafNames;
+use crate::tree::names::PLACE;
+use crate::tree::names::Pattern;
+use crate::tree::schema_error::SchemaError;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -160,12 +58,6 @@ struct FieldDoc {
     unit: Option<String>,
 }
 
-/// A checked schema. Paths of enclosing parents are not resolved yet.
-pub(super) struct Schema {
-    pub(super) name: Option<String>,
-    pub(super) parents: Vec<ParentSchema>,
-}
-
 /// A checked parent.
 pub(super) struct ParentSchema {
     /// Path for messages.
@@ -180,30 +72,105 @@ pub(super) struct ParentSchema {
     pub(super) fields: Vec<Field>,
 }
 
-impl Schema {
-    pub(super) fn from_toml(text: &str) -> Result<Schema, SchemaError> {
-        if text.len() > SCHEMA_LEN_MAX {
-            return Err(SchemaError::TooLong { found: text.len() });
+/// What begins a parent, at the start of a line wherever that stands.
+const PARENT_LINE: &str = "[[parent]]";
+
+/// Reads a schema and hands its parents on, each as soon as it is read. Returns
+/// the name of the tree.
+///
+/// The text is parsed in pieces, one a `[[parent]]`, each a TOML text of its own:
+/// parsed TOML takes many times the memory of its text, and a schema may be long.
+/// Paths of enclosing parents are not resolved here.
+pub(super) fn read(
+    text: &str,
+    mut take: impl FnMut(ParentSchema) -> Result<(), SchemaError>,
+) -> Result<Option<String>, SchemaError> {
+    let mut name = None;
+    let (mut parents, mut leaves) = (0, 0);
+    for piece in Pieces::of(text)? {
+        let doc: SchemaDoc =
+            toml::from_str(piece.text).map_err(|error| syntax_error(&piece, &error))?;
+        name = name.or(doc.name);
+        for parent in doc.parent {
+            let parent = parent.check()?;
+            parents += 1;
+            leaves += u64::from(parent.leaves);
+            // Before anybody sums them up in a u32.
+            if parents > PARENTS_MAX as usize {
+                return Err(SchemaError::Parents { found: parents });
+            }
+            if leaves > u64::from(LEAVES_MAX) {
+                return Err(SchemaError::Leaves { found: leaves });
+            }
+            take(parent)?;
         }
-        let doc: SchemaDoc = toml::from_str(text).map_err(|error| syntax_error(text, &error))?;
-        if !(1..=PARENTS_MAX as usize).contains(&doc.parent.len()) {
-            return Err(SchemaError::Parents { found: doc.parent.len() });
-        }
-        let parents =
-            doc.parent.into_iter().map(ParentDoc::check).collect::<Result<Vec<_>, _>>()?;
-        let leaves: u64 = parents.iter().map(|parent| u64::from(parent.leaves)).sum();
-        if !(1..=u64::from(LEAVES_MAX)).contains(&leaves) {
-            return Err(SchemaError::Leaves { found: leaves });
-        }
-        Ok(Schema { name: doc.name, parents })
+    }
+    match (parents, leaves) {
+        (0, _) => Err(SchemaError::Parents { found: 0 }),
+        (_, 0) => Err(SchemaError::Leaves { found: 0 }),
+        _ => Ok(name),
     }
 }
 
-fn syntax_error(text: &str, error: &toml::de::Error) -> SchemaError {
-    let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or(text);
+/// Number of pieces that a text is parsed in, and the length of the longest.
+pub(super) fn pieces(text: &str) -> Result<(usize, usize), SchemaError> {
+    Ok(Pieces::of(text)?
+        .fold((0, 0), |(count, longest), piece| (count + 1, longest.max(piece.text.len()))))
+}
+
+/// A part of a schema text that ends before the next `[[parent]]`.
+struct Piece<'a> {
+    text: &'a str,
+    /// Lines before it.
+    line: usize,
+    /// Parents before it.
+    parents: usize,
+}
+
+struct Pieces<'a> {
+    rest: &'a str,
+    line: usize,
+    parents: usize,
+}
+
+impl<'a> Pieces<'a> {
+    fn of(text: &'a str) -> Result<Pieces<'a>, SchemaError> {
+        if text.len() > SCHEMA_LEN_MAX {
+            return Err(SchemaError::TooLong { found: text.len() });
+        }
+        Ok(Pieces { rest: text, line: 0, parents: 0 })
+    }
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        let starts = |line: &str| line.trim_start().starts_with(PARENT_LINE);
+        let (mut len, mut lines) = (0, 0);
+        for line in self.rest.split_inclusive('\n') {
+            if lines > 0 && starts(line) {
+                break;
+            }
+            len += line.len();
+            lines += 1;
+        }
+        let (text, rest) = self.rest.split_at_checked(len).filter(|(text, _)| !text.is_empty())?;
+        let piece = Piece { text, line: self.line, parents: self.parents };
+        self.rest = rest;
+        self.line += lines;
+        self.parents += usize::from(starts(text));
+        Some(piece)
+    }
+}
+
+fn syntax_error(piece: &Piece<'_>, error: &toml::de::Error) -> SchemaError {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = piece.text.get(..start).unwrap_or(piece.text);
+    let begun = usize::from(piece.text.trim_start().starts_with(PARENT_LINE));
     SchemaError::Syntax {
-        line: before.matches('\n').count() + 1,
-        parent: before.lines().filter(|line| line.trim_start().starts_with("[[parent]]")).count(),
+        line: piece.line + before.matches('\n').count() + 1,
+        parent: piece.parents + begun,
         message: error.message().replace('\n', " "),
     }
 }
@@ -404,15 +371,7 @@ impl Refuse<'_> {
             return Err(self.value("names", wanted, format!("{name:?}")));
         }
         let names = LeafNames::new(&listed, pattern, leaves);
-        let mut sorted = names.sorted.iter().map(|index| names.listed(*index).unwrap_or(""));
-        let mut last = sorted.next();
-        for name in sorted {
-            if last == Some(name) {
-                return Err(self.duplicate("leaf", name));
-            }
-            last = Some(name);
-        }
-        match listed.iter().find(|name| names.numbered(name).is_some()) {
+        match names.repeated() {
             Some(name) => Err(self.duplicate("leaf", name)),
             None => Ok(names),
         }
@@ -426,89 +385,123 @@ fn twice<'a>(sorted: &[&'a str]) -> Option<&'a str> {
         .and_then(|pair| pair.first().copied())
 }
 
-/// Where a pattern has the number of the leaf.
-const PLACE: &str = "{n}";
+#[cfg(test)]
+mod tests {
+    use crate::tree::Layout;
 
-/// Names that count: `before`, the number, `behind`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Pattern {
-    before: Box<str>,
-    behind: Box<str>,
-    first: u32,
-}
-
-impl Pattern {
-    fn name(&self, index: u32) -> String {
-        let number = u64::from(self.first) + u64::from(index);
-        format!("{}{number}{}", self.before, self.behind)
+    fn refused(text: &str) -> String {
+        let error = Layout::from_toml(text).expect_err(text).to_string();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        error
     }
 
-    fn index(&self, name: &str) -> Option<u32> {
-        let digits = name.strip_prefix(&*self.before)?.strip_suffix(&*self.behind)?;
-        // One name, one leaf: no sign, no leading zero.
-        let canonical = digits == "0" || !digits.starts_with(['0', '+']);
-        let number: u64 = digits.parse().ok().filter(|_| canonical)?;
-        u32::try_from(number.checked_sub(u64::from(self.first))?).ok()
+    fn parent(rest: &str) -> String {
+        format!("[[parent]]\nname = \"rack\"\n{rest}\n")
     }
-}
 
-/// Names of the leaves of one parent: a list, then numbers. Leaves that are
-/// numbered cost no memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct LeafNames {
-    /// The listed names, one behind the other.
-    text: Box<str>,
-    /// Where each listed name ends in `text`.
-    ends: Box<[u32]>,
-    /// Indexes of the listed names in the order of their names.
-    sorted: Box<[u32]>,
-    pattern: Pattern,
-    leaves: u32,
-}
-
-impl LeafNames {
-    fn new(listed: &[String], pattern: Pattern, leaves: u32) -> LeafNames {
-        let mut text = String::with_capacity(listed.iter().map(String::len).sum());
-        let mut ends = Vec::with_capacity(listed.len());
-        for name in listed {
-            text.push_str(name);
-            // A schema is at most SCHEMA_LEN_MAX long, and so are its names.
-            ends.push(text.len() as u32);
+    #[test]
+    fn each_broken_rule_is_named_with_its_parent() {
+        let field = "[[parent.field]]\nname = \"t\"\n";
+        let cases = [
+            (
+                "leaves = -1\ncapacity = 8",
+                "leaves: wanted 0 to 134217728 (and one a name), found -1",
+            ),
+            ("leaves = 134217729\ncapacity = 8", "found 134217729"),
+            ("leaves = 1\nnames = [\"a\", \"b\"]\ncapacity = 8", "leaves: wanted 2 to"),
+            ("leaves = 1", "capacity: wanted bytes of Data, or fields, found neither"),
+            ("leaves = 1\ncapacity = 0", "capacity: wanted 1 to 65384 bytes, found 0"),
+            ("leaves = 1\ncapacity = 65385", "found 65385"),
+            ("capacity = 8", "capacity: wanted leaves = 1 or more"),
+            ("leaves = 1\ncapacity = 8\nleaf_name = \"port\"", "leaf_name: wanted a name with {n}"),
+            ("leaves = 1\ncapacity = 8\nleaf_name = \"{n}{n}\"", "leaf_name"),
+            ("leaves = 1\ncapacity = 8\nleaf_name = \"a/{n}\"", "leaf_name"),
+            ("leaves = 1\ncapacity = 8\nfirst = -1", "first: wanted 0 to 4294967295, found -1"),
+            ("capacity = 8\nnames = [\"a\", \"b\", \"a\"]", "second leaf of the name a"),
+            ("capacity = 8\nnames = [\"1\"]\nleaves = 2", "second leaf of the name 1"),
+            ("capacity = 8\nnames = [\"a/b\"]", "names: wanted 1 to 64 bytes without /"),
+            (
+                "in = \"/hall\"\nleaves = 1\ncapacity = 8",
+                "in: wanted the path of a parent that comes",
+            ),
+        ];
+        for (rest, wanted) in cases {
+            let error = refused(&parent(rest));
+            assert!(error.contains(wanted), "{error}\n{wanted}");
+            assert!(error.contains("/rack: "), "{error}");
         }
-        let mut sorted: Vec<u32> = (0..ends.len() as u32).collect();
-        let name = |index: &u32| listed.get(*index as usize);
-        sorted.sort_unstable_by(|a, b| name(a).cmp(&name(b)));
-        LeafNames { text: text.into(), ends: ends.into(), sorted: sorted.into(), pattern, leaves }
-    }
-
-    fn listed(&self, index: u32) -> Option<&str> {
-        let index = index as usize;
-        let end = *self.ends.get(index)?;
-        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).unwrap_or(&0);
-        self.text.get(*start as usize..end as usize)
-    }
-
-    /// Index of the leaf that is numbered so.
-    fn numbered(&self, name: &str) -> Option<u32> {
-        let range = self.ends.len() as u32..self.leaves;
-        self.pattern.index(name).filter(|index| range.contains(index))
-    }
-
-    /// Name of the leaf at this place in its parent.
-    pub(super) fn name(&self, index: u32) -> Option<String> {
-        if index >= self.leaves {
-            return None;
+        let fields = [
+            ("type = \"u7\"", "field t: type: wanted one of bool u8"),
+            ("type = \"text\"", "field t: size: wanted 1 to 65384, found none"),
+            ("type = \"u16\"\nsize = 3", "field t: size: wanted 2 or none, found 3"),
+            ("type = \"u16\"\noffset = -1", "field t: offset: wanted 0 to 65382, found -1"),
+            ("type = \"u16\"\nunit = \"\\u001B\"", "field t: unit"),
+        ];
+        for (rest, wanted) in fields {
+            let error = refused(&parent(&format!("leaves = 1\n{field}{rest}")));
+            assert!(error.contains(wanted), "{error}\n{wanted}");
         }
-        Some(self.listed(index).map_or_else(|| self.pattern.name(index), str::to_owned))
     }
 
-    /// Place in its parent of the leaf with this name.
-    pub(super) fn index(&self, name: &str) -> Option<u32> {
-        let found =
-            self.sorted.binary_search_by(|index| self.listed(*index).unwrap_or("").cmp(name));
-        match found {
-            Ok(place) => self.sorted.get(place).copied(),
-            Err(_) => self.numbered(name),
+    #[test]
+    fn fields_neither_overlap_nor_repeat_nor_leave_the_capacity() {
+        let field = |name: &str, offset: u32| {
+            format!("[[parent.field]]\nname = \"{name}\"\ntype = \"u32\"\noffset = {offset}\n")
+        };
+        let with =
+            |capacity: &str, fields: &str| parent(&format!("leaves = 1\n{capacity}\n{fields}"));
+        let error = refused(&with("", &(field("a", 4) + &field("b", 1))));
+        assert_eq!(
+            error,
+            "parent /rack: field a at offset 4: wanted 5 or more, where field b ends"
+        );
+        let error = refused(&with("", &(field("a", 0) + &field("a", 4))));
+        assert!(error.contains("second field of the name a"), "{error}");
+        let error = refused(&with("capacity = 7", &(field("a", 4) + &field("b", 0))));
+        assert!(error.contains("capacity (field a ends at 8): wanted 8 to 65384 bytes, found 7"));
+        assert!(
+            Layout::from_toml(&with("capacity = 8", &(field("a", 4) + &field("b", 0)))).is_ok()
+        );
+    }
+
+    #[test]
+    fn text_that_is_no_schema_is_refused_with_its_line() {
+        let error = refused(&parent("leaves = 1\ncapacity = 8\nleafs = 2"));
+        assert!(
+            error.starts_with("schema line 5, parent number 1: unknown field `leafs`"),
+            "{error}"
+        );
+        let error = refused("nam = 1");
+        assert!(error.starts_with("schema line 1: unknown field `nam`"), "{error}");
+        let error = refused(&parent("leaves = \"many\""));
+        assert!(error.contains("line 3") && error.contains("expected i64"), "{error}");
+        assert!(refused("[[parent").starts_with("schema line 1"));
+        assert_eq!(refused(""), "schema: wanted 1 to 1048576 parents, found 0");
+        assert!(refused(&parent("")).contains("leaves in all, found 0"));
+    }
+
+    #[test]
+    fn parents_do_not_share_a_path_with_a_parent_or_a_leaf() {
+        let rack = parent("leaves = 2\ncapacity = 8");
+        let error = refused(&format!("{rack}{rack}"));
+        assert_eq!(error, "parent /rack: second parent of the name rack");
+        let error = refused(&format!("{rack}[[parent]]\nname = \"1\"\nin = \"/rack\"\n"));
+        assert_eq!(error, "parent /rack/1: second leaf of the name 1");
+        assert!(
+            Layout::from_toml(&format!("{rack}[[parent]]\nname = \"2\"\nin = \"/rack\"\n")).is_ok()
+        );
+    }
+
+    #[test]
+    fn parents_nest_to_the_limit() {
+        let mut text = parent("leaves = 1\ncapacity = 8");
+        let mut path = "/rack".to_owned();
+        for _ in 1..16 {
+            text += &format!("[[parent]]\nname = \"d\"\nin = \"{path}\"\n");
+            path += "/d";
         }
+        assert!(Layout::from_toml(&text).is_ok());
+        let error = refused(&format!("{text}[[parent]]\nname = \"d\"\nin = \"{path}\"\n"));
+        assert!(error.contains("in: wanted parents at most 16 deep, found 17"), "{error}");
     }
 }

@@ -192,3 +192,83 @@ fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
     let number = u128::from_str_radix(&hex, 16).ok()?;
     (hex.len() == 32).then_some(number.to_be_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::tree::map::Map;
+    use crate::tree::map::Prefault;
+    use crate::tree::map::memory_file;
+    use crate::tree::map::reserve;
+
+    use super::*;
+
+    const LEN: usize = STATE_AT + PAGE_SIZE;
+
+    fn owner() -> Owner {
+        let file = memory_file().unwrap();
+        reserve(&file, LEN as u64).unwrap();
+        Map::new(&file, LEN, Prefault::Write).unwrap()
+    }
+
+    fn page(owner: &Owner) -> Vec<u8> {
+        let mut page = vec![0; PAGE_SIZE];
+        owner.copy_out(STATE_AT, &mut page);
+        page
+    }
+
+    #[test]
+    fn the_slot_that_is_durable_is_never_overwritten() {
+        let mut owner = owner();
+        let mut state = State::new(TreeRole::Replica, Life(4));
+        state.store_and_sync(&mut owner).unwrap();
+        for watermark in 1..10 {
+            state.watermark = Revision(watermark);
+            let whole = State::from_page(&page(&owner)).unwrap();
+            state.store(&mut owner);
+            let durable = page(&owner);
+            let durable = slot(&durable[STATE_SLOT_OFFSETS[0]..]).unwrap();
+            assert_eq!(durable.watermark.get(), 0, "written again before the next sync");
+            let now = State::from_page(&page(&owner)).unwrap();
+            assert_eq!(now.watermark, Revision(watermark));
+            assert!(now.sequence > whole.sequence);
+        }
+        state.sync_page(&owner).unwrap();
+        state.store(&mut owner);
+        assert_eq!(slot(&page(&owner)[STATE_SLOT_OFFSETS[1]..]).unwrap().watermark.get(), 9);
+    }
+
+    #[test]
+    fn death_after_any_store_leaves_a_state() {
+        for stores in 0..8 {
+            let mut owner = owner();
+            let mut state = State::new(TreeRole::Server, Life(1));
+            state.store_and_sync(&mut owner).unwrap();
+            state.life = Life(2);
+            state.store(&mut owner);
+            state.life = Life(3);
+            owner.stores_left = stores;
+            state.store(&mut owner);
+            let found = State::from_page(&page(&owner)).unwrap();
+            assert!((1..=3).contains(&found.life.0), "{found:?} after {stores} stores");
+            // What differs from the slot before lies in the first three words.
+            assert_eq!(found.life == Life(3), stores >= 3, "after {stores} stores");
+        }
+    }
+
+    #[test]
+    fn a_failed_write_back_is_not_tried_again() {
+        let mut state = State::new(TreeRole::Server, Life(1));
+        let failed = state.sync(|| Err(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(failed, Err(SyncError::Failed(_))));
+        let again = state.sync(|| panic!("tried again"));
+        assert!(matches!(again, Err(SyncError::FailedBefore)));
+    }
+
+    #[test]
+    fn a_boot_id_has_32_digits() {
+        let text = "d3c639eb-5301-450b-97cc-8a69396cacac\n";
+        assert_eq!(parse_boot_id(text).unwrap()[..4], [0xd3, 0xc6, 0x39, 0xeb]);
+        assert_eq!(parse_boot_id("d3c639eb"), None);
+        assert_eq!(parse_boot_id(""), None);
+    }
+}

@@ -346,3 +346,153 @@ pub(crate) fn put_back(owner: &mut Owner, record: &Record, saved: &[u8]) {
     owner.zero(at + saved.len().next_multiple_of(WORD), at + record.stride);
     owner.store_u32(at, odd.wrapping_add(1), Ordering::Release);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::layout::TreeId;
+    use crate::tree::create::CreateOptions;
+    use crate::tree::open::OpenOptions;
+    use crate::tree::plan::Layout;
+    use crate::tree::recover::Damaged;
+    use crate::tree::recover::Ending;
+    use crate::tree::recover::Recovery;
+
+    use super::*;
+
+    const LEAF: DataLocId = DataLocId(3);
+    const NOW: u64 = Life::EPOCH_UNIX_S + 1000;
+
+    fn create(path: &Path, role: TreeRole) -> Tree {
+        let options = CreateOptions { role, tree_id: TreeId(7), life: Life(0), unix_s: NOW };
+        Tree::create(path, Layout::plain(2, 10, 40).unwrap(), options).unwrap()
+    }
+
+    fn open(path: &Path, role: TreeRole) -> (Tree, Recovery) {
+        Tree::open(path, OpenOptions { role, damaged: Damaged::Refuse, unix_s: NOW }).unwrap()
+    }
+
+    fn value(tree: &Tree) -> (Vec<u8>, Revision) {
+        let mut data = Vec::new();
+        let head = tree.read(LEAF, &mut data).unwrap();
+        (data, Revision(head.revision.get()))
+    }
+
+    /// Lets the process die after every single store of a write of `new` over
+    /// `old`, and opens what is left.
+    fn die_everywhere(old: &[u8], new: &[u8]) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut undone = 0;
+        for stores in 0.. {
+            let path = folder.path().join(stores.to_string());
+            let mut tree = create(&path, TreeRole::Server);
+            tree.begin_life(NOW).unwrap();
+            tree.write(LEAF, old).unwrap();
+            tree.take_changes(&mut Vec::new());
+            let before = value(&tree);
+            tree.owner.stores_left = stores;
+            let revision = tree.write(LEAF, new).unwrap();
+            let whole = tree.owner.stores_left > 0;
+            drop(tree);
+            let (tree, recovery) = open(&path, TreeRole::Server);
+            assert_eq!(recovery.ending, Ending::ProcessDeath);
+            let after = value(&tree);
+            let is_new = after == (new.to_vec(), revision);
+            assert!(is_new || after == before, "{after:?} after {stores} stores");
+            assert!(is_new || !whole, "lost after {stores} stores");
+            assert_eq!(tree.is_changed(LEAF), is_new, "after {stores} stores");
+            assert!(tree.owner.load_u32(tree.record(LEAF).unwrap().offset).is_multiple_of(2));
+            assert_eq!(tree.owner.load_u32(ARMED_AT), 0);
+            undone += u32::from(recovery.undone == Some(LEAF));
+            if whole {
+                break;
+            }
+        }
+        assert!(undone as usize >= used_len(new.len()) / WORD, "undone {undone} times");
+    }
+
+    #[test]
+    fn death_after_any_store_leaves_the_old_leaf_or_the_new_one() {
+        die_everywhere(&[0xaa; 40], &[0x55; 40]);
+        die_everywhere(&[0xaa; 33], &[0x55; 7]);
+        die_everywhere(b"short", &[0x55; 40]);
+        die_everywhere(&[], &[1]);
+        die_everywhere(&[9; 9], &[]);
+    }
+
+    /// Lets the process die after every store of the recovery itself.
+    #[test]
+    fn death_in_the_recovery_is_recovered_from() {
+        let folder = tempfile::tempdir().unwrap();
+        for stores in 0..40 {
+            let path = folder.path().join(stores.to_string());
+            let mut tree = create(&path, TreeRole::Server);
+            tree.begin_life(NOW).unwrap();
+            tree.write(LEAF, &[0xaa; 40]).unwrap();
+            let before = value(&tree);
+            // Undo slot, seq and half of the leaf.
+            tree.owner.stores_left = 9 + 2 + 1 + 4;
+            tree.write(LEAF, &[0x55; 40]).unwrap();
+            tree.owner.stores_left = u64::MAX;
+            let undo = Undo::find(&tree.owner, &tree.generation.extents).unwrap();
+            tree.owner.stores_left = stores;
+            put_back(&mut tree.owner, &undo.record, &undo.saved);
+            disarm(&mut tree.owner);
+            drop(tree);
+            let (tree, _) = open(&path, TreeRole::Server);
+            assert_eq!(value(&tree), before, "after {stores} stores");
+        }
+    }
+
+    #[test]
+    fn a_replica_stores_what_it_is_given_and_flags_it_if_told_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = create(&folder.path().join("tree"), TreeRole::Replica);
+        let head = head_of(LEAF, Revision(77), b"data");
+        tree.apply(&head, b"data", Mark::Quiet).unwrap();
+        assert_eq!((value(&tree), tree.change_count()), ((b"data".to_vec(), Revision(77)), 0));
+        let older = head_of(LEAF, Revision(5), b"older");
+        tree.apply(&older, b"older", Mark::Changed).unwrap();
+        assert!(tree.is_changed(LEAF));
+        assert_eq!(tree.newest_revision(), Revision(5));
+        assert_eq!(tree.checksums()[LEAF.index()], older.checksum.get());
+        let wrong = tree.apply(&older, b"old", Mark::Quiet);
+        assert_eq!(wrong, Err(WriteError::DataSize { leaf: LEAF, expected: 5, found: 3 }));
+        let role = WriteError::Role { found: TreeRole::Replica };
+        assert_eq!(tree.write(LEAF, b""), Err(role));
+    }
+
+    #[test]
+    fn refusals_name_what_was_expected() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = create(&folder.path().join("tree"), TreeRole::Server);
+        assert_eq!(tree.write(LEAF, b""), Err(WriteError::NoLife));
+        tree.begin_life(NOW).unwrap();
+        let outside = DataLocId(10);
+        assert_eq!(
+            tree.write(outside, b"").unwrap_err().to_string(),
+            "there is no leaf 10: expected less than 10"
+        );
+        assert_eq!(
+            tree.write(LEAF, &[0; 41]).unwrap_err().to_string(),
+            "leaf 3 holds 40 bytes of data, found 41"
+        );
+        assert_eq!(tree.change_count(), 0);
+        let head = head_of(LEAF, Revision(1), b"");
+        let role = WriteError::Role { found: TreeRole::Server };
+        assert_eq!(tree.apply(&head, b"", Mark::Quiet), Err(role));
+    }
+
+    #[test]
+    fn the_last_revision_is_not_passed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = create(&folder.path().join("tree"), TreeRole::Server);
+        tree.begin_life(NOW).unwrap();
+        tree.run.newest = Revision(u64::MAX - 1);
+        assert_eq!(tree.write(LEAF, b"last"), Ok(Revision(u64::MAX)));
+        assert_eq!(tree.write(LEAF, b"more"), Err(WriteError::RevisionsExhausted));
+        tree.begin_life(NOW).unwrap();
+        assert_eq!(tree.write(LEAF, b"more"), Err(WriteError::RevisionsExhausted));
+    }
+}
