@@ -391,9 +391,9 @@ mod tests {
             tree.write(LEAF, old).unwrap();
             tree.take_changes(&mut Vec::new());
             let before = value(&tree);
-            tree.owner.stores_left = stores;
+            tree.owner.stores_left.set(stores);
             let revision = tree.write(LEAF, new).unwrap();
-            let whole = tree.owner.stores_left > 0;
+            let whole = tree.owner.stores_left.get() > 0;
             drop(tree);
             let (tree, recovery) = open(&path, TreeRole::Server);
             assert_eq!(recovery.ending, Ending::ProcessDeath);
@@ -432,11 +432,11 @@ mod tests {
             tree.write(LEAF, &[0xaa; 40]).unwrap();
             let before = value(&tree);
             // Undo slot, seq and half of the leaf.
-            tree.owner.stores_left = 9 + 2 + 1 + 4;
+            tree.owner.stores_left.set(9 + 2 + 1 + 4);
             tree.write(LEAF, &[0x55; 40]).unwrap();
-            tree.owner.stores_left = u64::MAX;
+            tree.owner.stores_left.set(u64::MAX);
             let undo = Undo::find(&tree.owner, &tree.generation.extents).unwrap();
-            tree.owner.stores_left = stores;
+            tree.owner.stores_left.set(stores);
             put_back(&mut tree.owner, &undo.record, &undo.saved);
             disarm(&mut tree.owner);
             drop(tree);
