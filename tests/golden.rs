@@ -496,11 +496,15 @@ fn response() -> Vector {
         tag: [0; 16],
     };
     let flags = Flags::LAST | Flags::SOURCE_IN_SYNC;
+    let header = Header {
+        digest: U64::new(DIGEST),
+        ..standing(DatagramType::Response, SESSION_ID, flags)
+    };
     Vector {
         file: "11-response.hex",
         about: "Of leaves 7 to 9 only 7 differs; there are no more RESPONSEs.",
         fields: RESPONSE,
-        bytes: laid_out(standing(DatagramType::Response, SESSION_ID, flags), Some(body), &[7]),
+        bytes: laid_out(header, Some(body), &[7]),
         holds: |header, datagram| {
             let Datagram::Response(response, leaves) = datagram else { return false };
             Flags(header.flags.get()).has(Flags::LAST)

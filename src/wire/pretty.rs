@@ -132,7 +132,12 @@ fn answer(
         response.request_id, response.index, response.first_leaf, response.next_leaf,
     )?;
     standing(f, header)?;
-    if Flags(header.flags.get()).has(Flags::LAST) {
+    write!(f, " digest={:016x}", header.digest.get())?;
+    let flags = Flags(header.flags.get());
+    if flags.has(Flags::CHANGES_PENDING) {
+        f.write_str(" pending")?;
+    }
+    if flags.has(Flags::LAST) {
         f.write_str(" last")?;
     }
     leaf_ids(f, leaves)
