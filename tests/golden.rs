@@ -496,10 +496,8 @@ fn response() -> Vector {
         tag: [0; 16],
     };
     let flags = Flags::LAST | Flags::SOURCE_IN_SYNC;
-    let header = Header {
-        digest: U64::new(DIGEST),
-        ..standing(DatagramType::Response, SESSION_ID, flags)
-    };
+    let header =
+        Header { digest: U64::new(DIGEST), ..standing(DatagramType::Response, SESSION_ID, flags) };
     Vector {
         file: "11-response.hex",
         about: "Of leaves 7 to 9 only 7 differs; there are no more RESPONSEs.",

@@ -25,7 +25,7 @@ use crate::tree::mapped::Tree;
 use crate::tree::plan::UNDO_OFFSET;
 use crate::tree::record::CHANGE_FLAG_AT;
 use crate::tree::record::empty_head;
-use crate::tree::record::head_of;
+use crate::tree::record::leaf_head;
 use crate::tree::record::verify_record;
 use crate::tree::state::SyncError;
 
@@ -147,7 +147,7 @@ impl Tree {
             return Err(WriteError::NoLife);
         }
         let revision = self.next_revision()?;
-        let head = head_of(leaf, revision, data);
+        let head = leaf_head(leaf, revision, data);
         self.store(&record, &head, data, Mark::Changed);
         Ok(revision)
     }
@@ -217,7 +217,7 @@ impl Tree {
         if self.state.role == TreeRole::Server
             && let Ok(revision) = self.next_revision()
         {
-            return (head_of(leaf, revision, &[]), Mark::Changed);
+            return (leaf_head(leaf, revision, &[]), Mark::Changed);
         }
         // A server without revisions left cannot tell its replicas of anything.
         (empty_head(leaf), Mark::Quiet)
@@ -449,10 +449,10 @@ mod tests {
     fn a_replica_stores_what_it_is_given_and_flags_it_if_told_to() {
         let folder = tempfile::tempdir().unwrap();
         let mut tree = create(&folder.path().join("tree"), TreeRole::Replica);
-        let head = head_of(LEAF, Revision(77), b"data");
+        let head = leaf_head(LEAF, Revision(77), b"data");
         tree.apply(&head, b"data", Mark::Quiet).unwrap();
         assert_eq!((value(&tree), tree.change_count()), ((b"data".to_vec(), Revision(77)), 0));
-        let older = head_of(LEAF, Revision(5), b"older");
+        let older = leaf_head(LEAF, Revision(5), b"older");
         tree.apply(&older, b"older", Mark::Changed).unwrap();
         assert!(tree.is_changed(LEAF));
         assert_eq!(tree.newest_revision(), Revision(5));
@@ -479,7 +479,7 @@ mod tests {
             "leaf 3 holds 40 bytes of data, found 41"
         );
         assert_eq!(tree.change_count(), 0);
-        let head = head_of(LEAF, Revision(1), b"");
+        let head = leaf_head(LEAF, Revision(1), b"");
         let role = WriteError::Role { found: TreeRole::Server };
         assert_eq!(tree.apply(&head, b"", Mark::Quiet), Err(role));
     }
