@@ -12,6 +12,7 @@ mod record_check;
 mod scan;
 mod schema;
 mod schema_error;
+mod schema_text;
 
 pub use blob::BlobError;
 pub use dump::DumpError;
