@@ -467,9 +467,12 @@ fn refused(path: &Path, wanted: &str) {
     }
 }
 
+/// Revision and Data of every leaf in turn.
+type Values = Vec<Option<(u64, Vec<u8>)>>;
+
 /// Revision and Data of every leaf, nothing for a damaged one; nothing at all for a
 /// file that is refused. Reads everything else as well: it must not panic.
-fn read_all(path: &Path) -> Option<Vec<Option<(u64, Vec<u8>)>>> {
+fn read_all(path: &Path) -> Option<Values> {
     let file = TreeFile::open(path).ok()?;
     let _ = file.faults().unwrap();
     let mut values = Vec::new();

@@ -34,6 +34,7 @@ mod recover;
 mod scan;
 mod schema;
 mod schema_error;
+mod schema_text;
 mod state;
 mod write;
 
