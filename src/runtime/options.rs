@@ -11,18 +11,23 @@ use arc_swap::ArcSwap;
 
 use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
 use crate::sync::Prefix;
+use crate::tree::Damaged;
 
 /// Default size of the event ring: some 54,000 datagrams of 1,200 bytes, a
 /// fifth of a second of the most that loopback takes.
 pub const RING_SIZE_DEFAULT: usize = 64 << 20;
 
-/// Default size of the arena in which answers are laid out: the most that one
-/// REQUEST may draw, 256 datagrams of 65,507 bytes, rounded up to a power of two.
-pub const ARENA_SIZE_DEFAULT: usize = 16 << 20;
+/// Size of the arena in which answers are laid out: some 800 datagrams of 1,200
+/// bytes, three REQUESTs of full credit, and small enough to stay in the cache.
+pub(super) const ARENA_SIZE: usize = 1 << 20;
 
 /// Receive buffer asked for: 4 MiB hold some 1,800 datagrams of 1,200 bytes as
 /// Linux books them, and distributions allow less; the kernel's answer counts.
 pub const RECEIVE_BUFFER_DEFAULT: usize = 4 << 20;
+
+/// Send buffer asked for: a device's queue that is full for a moment fills it, and
+/// what finds no room is lost.
+pub(super) const SEND_BUFFER: usize = 4 << 20;
 
 /// How a loop waits for what comes next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,16 +37,6 @@ pub enum Waiting {
     Sleep,
     /// Polls without sleeping: lowest latency, one core busy.
     Spin,
-}
-
-/// What happens to a tree with leaves that fail their checksum.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Damaged {
-    /// The tree is refused, and left as it is.
-    #[default]
-    Refuse,
-    /// Such leaves are emptied, as a change that replicas follow.
-    Reset,
 }
 
 /// What a server and a relay may change while they run.
@@ -73,7 +68,7 @@ impl Default for ReloadableConfig {
             lease: Duration::from_secs(10),
             sessions_max: 4_096,
             views_max: 16,
-            request_rate: 20_000,
+            request_rate: 1_000_000,
             allowed: Vec::new(),
             schema: None,
         }
@@ -113,7 +108,7 @@ impl ServeOptions {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             datagram_size: DATAGRAM_SIZE_DEFAULT,
             waiting: Waiting::default(),
-            damaged: Damaged::default(),
+            damaged: Damaged::Refuse,
             ring_size: RING_SIZE_DEFAULT,
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             live: Arc::default(),
@@ -177,8 +172,6 @@ pub struct MirrorOptions {
     pub connect_timeout: Option<Duration>,
     /// Time between two audits of every leaf by checksums.
     pub audit_interval: Duration,
-    /// What to do with damaged leaves of the file: they are fetched again.
-    pub damaged: Damaged,
     /// How the loop waits.
     pub waiting: Waiting,
     /// Receive buffer to ask for, in bytes.
@@ -198,7 +191,6 @@ impl MirrorOptions {
             run_for: None,
             connect_timeout: None,
             audit_interval: Duration::from_secs(60),
-            damaged: Damaged::Reset,
             waiting: Waiting::default(),
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             serve: None,
