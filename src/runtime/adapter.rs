@@ -30,6 +30,22 @@ pub(super) enum Noting {
     Off,
 }
 
+/// Whether a replica follows all of its server's tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coverage {
+    Whole,
+    Part,
+}
+
+/// How a replica stores what comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Following {
+    /// Whether leaves that are stored go on to others.
+    pub(super) mark: Mark,
+    pub(super) noting: Noting,
+    pub(super) coverage: Coverage,
+}
+
 /// A tree with what the protocol asks of it beyond.
 #[derive(Debug)]
 pub(super) struct TreeLeaves {
@@ -42,23 +58,27 @@ pub(super) struct TreeLeaves {
     upstream_life_start: Revision,
     noting: Noting,
     noted: Vec<DataLocId>,
+    coverage: Coverage,
 }
 
 impl TreeLeaves {
     /// A tree that is served.
     pub(super) fn served(tree: Tree) -> TreeLeaves {
-        TreeLeaves::new(tree, Mark::Changed, Noting::Off)
+        let (noting, coverage) = (Noting::Off, Coverage::Whole);
+        TreeLeaves::replica(tree, Following { mark: Mark::Changed, noting, coverage })
     }
 
-    /// A replica. `mark` says whether anybody takes its changes.
-    pub(super) fn replica(tree: Tree, mark: Mark, noting: Noting) -> TreeLeaves {
-        TreeLeaves::new(tree, mark, noting)
-    }
-
-    fn new(tree: Tree, mark: Mark, noting: Noting) -> TreeLeaves {
-        let blob = tree.layout().to_blob();
-        let upstream_life_start = Revision::ZERO;
-        TreeLeaves { tree, blob, mark, upstream_life_start, noting, noted: Vec::new() }
+    /// A replica.
+    pub(super) fn replica(tree: Tree, how: Following) -> TreeLeaves {
+        TreeLeaves {
+            blob: tree.layout().to_blob(),
+            tree,
+            mark: how.mark,
+            upstream_life_start: Revision::ZERO,
+            noting: how.noting,
+            noted: Vec::new(),
+            coverage: how.coverage,
+        }
     }
 
     /// The tree.
@@ -216,16 +236,15 @@ impl ReplicaLeaves for TreeLeaves {
         self.tree.apply(leaf.head, leaf.data, self.mark).is_ok()
     }
 
-    /// Notes the life in the file, and whether the saved progress still counts: a
-    /// watermark beyond what this life began with belongs to a history that the
-    /// server has lost.
-    fn set_life(&mut self, life: Life) {
-        let (held, watermark) = self.tree.saved_progress();
-        if life == held {
-            return;
+    fn follow(&mut self, life: Life, watermark: Revision) {
+        let covered = match self.coverage {
+            Coverage::Whole => watermark,
+            // Leaves outside of the filter are older than it says.
+            Coverage::Part => Revision::ZERO,
+        };
+        if self.tree.saved_progress() != (life, covered) {
+            self.tree.save_progress(life, covered);
         }
-        let lost = watermark > self.upstream_life_start;
-        self.tree.save_progress(life, if lost { Revision::ZERO } else { watermark });
     }
 }
 
@@ -254,6 +273,11 @@ mod tests {
         Tree::create_unnamed(layout, options).unwrap()
     }
 
+    fn replica(mark: Mark) -> TreeLeaves {
+        let (noting, coverage) = (Noting::Off, Coverage::Whole);
+        TreeLeaves::replica(tree(TreeRole::Replica), Following { mark, noting, coverage })
+    }
+
     fn served() -> TreeLeaves {
         let mut tree = tree(TreeRole::Server);
         tree.begin_life(0).unwrap();
@@ -263,7 +287,7 @@ mod tests {
     #[test]
     fn a_leaf_goes_from_one_tree_to_another_by_its_wire_form() {
         let mut from = served();
-        let mut to = TreeLeaves::replica(tree(TreeRole::Replica), Mark::Quiet, Noting::Off);
+        let mut to = replica(Mark::Quiet);
         from.write(DataLocId(3), b"three").unwrap();
         let mut bytes = [0; DATAGRAM_SIZE_DEFAULT];
         let len = from.copy_wire(DataLocId(3), &mut bytes).unwrap();
@@ -287,7 +311,7 @@ mod tests {
             assert_eq!(leaves.check_write(leaf, size).err(), expected);
             assert_eq!(leaves.write(leaf, &vec![1; size]).err(), expected);
         }
-        let mut replica = TreeLeaves::replica(tree(TreeRole::Replica), Mark::Changed, Noting::Off);
+        let mut replica = replica(Mark::Changed);
         assert_eq!(replica.check_write(DataLocId(0), 1), Err(WriteRefusal::ReadOnly));
         assert_eq!(replica.write(DataLocId(0), &[1]), Err(WriteRefusal::ReadOnly));
     }
@@ -310,14 +334,13 @@ mod tests {
     }
 
     #[test]
-    fn progress_of_a_lost_history_does_not_count_in_a_new_life() {
-        let mut leaves = TreeLeaves::replica(tree(TreeRole::Replica), Mark::Quiet, Noting::Off);
-        leaves.tree_mut().save_progress(Life(5), Revision(900));
-        leaves.set_upstream_life_start(Revision(900));
-        leaves.set_life(Life(6));
-        assert_eq!(leaves.tree().saved_progress(), (Life(6), Revision(900)));
-        leaves.set_upstream_life_start(Revision(899));
-        leaves.set_life(Life(7));
-        assert_eq!(leaves.tree().saved_progress(), (Life(7), Revision::ZERO));
+    fn progress_of_a_part_is_not_saved_as_that_of_the_whole() {
+        let how = Following { mark: Mark::Quiet, noting: Noting::Off, coverage: Coverage::Whole };
+        let mut leaves = TreeLeaves::replica(tree(TreeRole::Replica), how);
+        leaves.follow(Life(5), Revision(900));
+        assert_eq!(leaves.tree().saved_progress(), (Life(5), Revision(900)));
+        leaves.coverage = Coverage::Part;
+        leaves.follow(Life(6), Revision(950));
+        assert_eq!(leaves.tree().saved_progress(), (Life(6), Revision::ZERO));
     }
 }
