@@ -66,6 +66,11 @@ impl Keeper {
         Ok(())
     }
 
+    /// The server.
+    pub(super) fn server(&self) -> SocketAddr {
+        self.server
+    }
+
     /// What the server is told of the replica.
     pub(super) fn held_tree(&self) -> Option<HeldTree> {
         let tree = self.leaves.as_ref()?.tree();

@@ -18,6 +18,7 @@ mod clock;
 mod control;
 mod error;
 mod growth;
+mod journal;
 mod keeper;
 mod metrics;
 mod mirror;
@@ -25,7 +26,7 @@ mod observer;
 mod options;
 mod outlet;
 mod poll;
-mod prefix;
+mod relay;
 mod reporter;
 mod ring;
 mod serve;
@@ -37,6 +38,7 @@ mod loopback_tests;
 pub use control::Control;
 pub use control::Reload;
 pub use control::Stop;
+pub use error::LoopError;
 pub use error::MirrorError;
 pub use error::ReporterError;
 pub use error::ServeError;
@@ -50,8 +52,6 @@ pub use mirror::mirror;
 pub use observer::Changes;
 pub use observer::MirrorObserver;
 pub use observer::MirrorStatus;
-pub use options::ARENA_SIZE_DEFAULT;
-pub use options::Damaged;
 pub use options::LayoutPull;
 pub use options::MirrorOptions;
 pub use options::MirrorUntil;
@@ -63,33 +63,7 @@ pub use options::ReloadableConfig;
 pub use options::ReporterOptions;
 pub use options::ServeOptions;
 pub use options::Waiting;
-pub use prefix::PrefixError;
-pub use prefix::parse_prefix;
 pub use reporter::Refusal;
 pub use reporter::Reporter;
 pub use serve::ServeReport;
 pub use serve::serve;
-
-// pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, ServeError>
-// pub fn mirror(options: MirrorOptions, control: Control, observer: &mut dyn MirrorObserver)
-//     -> Result<MirrorReport, MirrorError>
-// pub struct ServeReport { address: SocketAddr, counters: Counters }
-// pub struct MirrorReport { end: MirrorEnd, status: MirrorStatus, tree_id: Option<TreeId>,
-//     life: Life, counters: Counters }
-// pub enum MirrorEnd { Stopped, InSync, TimeUp, Observer }
-// impl Reporter {
-//   pub fn connect(ReporterOptions) -> Result<Reporter, ReporterError>
-//   pub fn connect_with(ReporterOptions, Control) -> Result<Reporter, ReporterError>
-//   pub fn layout(&self) -> Option<&tree::Layout>
-//   pub fn leaf_count(&self) -> u32
-//   pub fn report(&mut self, leaf: DataLocId, data: &[u8]) -> Result<(), ReporterError>
-//   pub fn flush(&mut self, timeout: Duration) -> Result<(), ReporterError>
-//   pub fn poll(&mut self, wait: Duration) -> Result<(), ReporterError>
-//   pub fn refusals(&mut self) -> Vec<Refusal>       // drained
-//   pub fn acknowledged(&self) -> u64
-//   pub fn is_idle(&self) -> bool
-//   pub fn counters(&self) -> Counters
-//   pub fn close(self) -> Counters                    // BYE
-// }
-// pub struct Refusal { leaf: DataLocId, reason: wire::RefusalReason, detail: u32 }
-// pub fn parse_prefix(text: &str) -> Result<sync::Prefix, PrefixError>   // 10.0.0.0/8, ::1, fd00::/8

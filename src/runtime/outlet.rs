@@ -12,6 +12,7 @@ use std::ops::Range;
 use tracing::Level;
 use tracing::trace;
 
+use crate::layout::DataLocId;
 use crate::net::Destinations;
 use crate::net::MESSAGE_LEN_MAX;
 use crate::net::Segments;
@@ -64,6 +65,15 @@ impl Gathered {
 fn takes(run: &Run, len: usize) -> bool {
     let whole = run.bytes.len().is_multiple_of(run.segment);
     whole && (1..=run.segment).contains(&len) && run.bytes.len() + len <= MESSAGE_LEN_MAX
+}
+
+/// The source of those who send no leaves of a tree.
+pub(super) struct NoLeaves;
+
+impl LeafSource for NoLeaves {
+    fn copy_wire(&self, _: DataLocId, _: &mut [u8]) -> Option<usize> {
+        None
+    }
 }
 
 /// A socket with the memory that it sends from.

@@ -46,10 +46,6 @@ use crate::sync::SourceState;
 use crate::sync::Time;
 use crate::tree::Layout;
 
-/// The kernel books at least this much of a receive buffer for one message: a buffer
-/// of that size and the descriptor beside it (SKB_TRUESIZE of a short datagram).
-const BOOKED_MIN: usize = 768;
-
 /// Names under which the two kinds of server count.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Parts {
@@ -98,6 +94,13 @@ impl Listen {
             .map_err(|source| LoopError::Bind { address, source })?;
         Outlet::of_server(socket, self.ring_size).map_err(LoopError::system("map the event ring"))
     }
+}
+
+/// Datagrams that the receive buffer of a socket may hold at most: joined ones share
+/// what the kernel books beside their bytes, and none of ours is shorter than a
+/// header; of shorter ones the kernel books more.
+pub(super) fn buffered_max(socket: &UdpSocket) -> usize {
+    socket.receive_buffer_len().unwrap_or(0) / DATAGRAM_HEADER_LEN
 }
 
 /// Checks that the largest leaf of every parent fits a RESPONSE.
@@ -153,7 +156,7 @@ impl ServingSide {
         let server = Server::new(config, Box::new(random), clock.now(), tree);
         Ok(ServingSide {
             server,
-            buffered_max: outlet.socket.receive_buffer_len().unwrap_or(0) / BOOKED_MIN,
+            buffered_max: buffered_max(&outlet.socket),
             outlet,
             batch: RecvBatch::default(),
             live,
