@@ -46,6 +46,8 @@ pub trait ServedLeaves: Leaves {
     fn wire_len(&self, leaf: DataLocId) -> usize;
     /// Whether a leaf's ChangeFlag is set: it is due in the next EVENT.
     fn is_changed(&self, leaf: DataLocId) -> bool;
+    /// Whether the ChangeFlag of any leaf is set.
+    fn has_changes(&self) -> bool;
     /// Appends the leaves whose ChangeFlag is set, ascending, and clears the flags.
     fn take_changes(&mut self, into: &mut Vec<DataLocId>);
     /// Writes a leaf and sets its ChangeFlag (claim 3).
@@ -67,8 +69,9 @@ pub trait ReplicaLeaves: Leaves {
     /// Stores a leaf as it came, revision and checksum included. Says whether
     /// the replica has room for it.
     fn apply(&mut self, leaf: &Leaf<'_>) -> bool;
-    /// Takes over the life of the server that it follows.
-    fn set_life(&mut self, life: Life);
+    /// Notes in one step which life of the server it follows, and up to which
+    /// revision every change is held (zero: not known). What a restart finds.
+    fn follow(&mut self, life: Life, watermark: Revision);
 }
 
 /// Why a leaf was not written.

@@ -8,10 +8,10 @@ use crate::wire::Packet;
 /// One thing to send.
 #[derive(Clone, Copy, Debug)]
 pub enum Transmit<'a> {
-    /// A finished datagram. `to` is nothing when the core has one peer.
+    /// A finished datagram.
     Datagram {
         /// Where to.
-        to: Option<SocketAddr>,
+        to: Recipients<'a>,
         /// The datagram.
         bytes: &'a [u8],
     },
@@ -30,9 +30,11 @@ pub enum Transmit<'a> {
     },
 }
 
-/// Who gets datagrams of leaves.
+/// Who gets a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recipients<'a> {
+    /// The peer that the socket is connected to.
+    Peer,
     /// One client.
     One(SocketAddr),
     /// Every client of a view.
@@ -40,11 +42,12 @@ pub enum Recipients<'a> {
 }
 
 impl Recipients<'_> {
-    /// The addresses.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    /// The addresses; nothing for the peer of a connected socket.
+    pub fn addresses(&self) -> Option<&[SocketAddr]> {
         match self {
-            Recipients::One(address) => core::slice::from_ref(address),
-            Recipients::All(addresses) => addresses,
+            Recipients::Peer => None,
+            Recipients::One(address) => Some(core::slice::from_ref(address)),
+            Recipients::All(addresses) => Some(addresses),
         }
     }
 }

@@ -141,12 +141,11 @@ impl core::error::Error for DecodeError {}
 /// See [`DecodeError`]. Leaves are checked one by one when they are read.
 pub fn decode(bytes: &[u8]) -> Result<(&Header, Datagram<'_>), DecodeError> {
     let short = |expected| DecodeError::Short { expected, found: bytes.len() };
-    let (header, _) =
-        Header::ref_from_prefix(bytes).map_err(|_| short(DATAGRAM_HEADER_LEN))?;
+    let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| short(DATAGRAM_HEADER_LEN))?;
     let size = usize::from(header.datagram_size.get());
     if header.version != PROTOCOL_VERSION {
-        let hello = header.datagram_type == DatagramType::Hello.code()
-            && bytes.len() >= DOOR_DATAGRAM_LEN;
+        let hello =
+            header.datagram_type == DatagramType::Hello.code() && bytes.len() >= DOOR_DATAGRAM_LEN;
         return Err(DecodeError::Version { found: header.version, hello });
     }
     let datagram_type = DatagramType::from_code(header.datagram_type)
@@ -163,9 +162,10 @@ fn verify(
     datagram: &[u8],
 ) -> Result<(), DecodeError> {
     let checked = checked_len(datagram_type, datagram.len());
-    let rest = datagram
-        .get(DATAGRAM_HEADER_LEN..checked)
-        .ok_or(DecodeError::Short { expected: checked.max(DATAGRAM_HEADER_LEN), found: datagram.len() })?;
+    let rest = datagram.get(DATAGRAM_HEADER_LEN..checked).ok_or(DecodeError::Short {
+        expected: checked.max(DATAGRAM_HEADER_LEN),
+        found: datagram.len(),
+    })?;
     let unsealed = Header { header_checksum: U32::ZERO, ..*header };
     let found =
         kernel::crc32c_append(kernel::crc32c(zerocopy::IntoBytes::as_bytes(&unsealed)), rest);
@@ -191,7 +191,9 @@ fn decode_body<'a>(
         }
         DatagramType::Welcome => Datagram::Welcome(prefix::<WelcomeBody>(body)?.0),
         DatagramType::Ready => Datagram::Ready,
-        DatagramType::LayoutRequest => Datagram::LayoutRequest(prefix::<LayoutRequestBody>(body)?.0),
+        DatagramType::LayoutRequest => {
+            Datagram::LayoutRequest(prefix::<LayoutRequestBody>(body)?.0)
+        }
         DatagramType::Layout => {
             let (layout, piece) = prefix::<LayoutBody>(body)?;
             Datagram::Layout(layout, piece)

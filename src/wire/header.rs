@@ -19,7 +19,16 @@ pub const PROTOCOL_VERSION: u8 = 1;
 
 /// First 64 bytes of every datagram.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
     Unaligned,
 )]
 #[repr(C)]
@@ -67,7 +76,8 @@ const _: () = assert!(size_of::<Header>() == DATAGRAM_HEADER_LEN);
 pub struct Flags(pub u16);
 
 impl Flags {
-    /// EVENT: the last one of its period; watermark and digest count.
+    /// EVENT: the last one of its period; watermark and digest count. TICK: they
+    /// count (a TICK without it only says that the server is there).
     pub const CLOSES_PERIOD: u16 = 1;
     /// EVENT, TICK, RESPONSE: the sender's own source is in sync with its origin
     /// (always so at the origin itself).
@@ -76,6 +86,9 @@ impl Flags {
     pub const CHECKSUMS: u16 = 1 << 2;
     /// RESPONSE: the last one to its REQUEST.
     pub const LAST: u16 = 1 << 3;
+    /// RESPONSE: a leaf that differs was left out, because its ChangeFlag is set
+    /// and the next EVENT brings it.
+    pub const CHANGES_PENDING: u16 = 1 << 4;
 
     /// Whether all bits of `flag` are set.
     pub const fn has(self, flag: u16) -> bool {

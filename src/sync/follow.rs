@@ -1,0 +1,646 @@
+//! Following a server: EVENTs applied, gaps found, REQUESTs made, equality told.
+//!
+//! The copy is cut into spans, and each span is `Live`, `Since(revision)` or
+//! `Unknown`. A fresh copy, a lost EVENT, a restart, a server that lost history
+//! and an audit differ only in what they do to the spans; one mechanism makes
+//! them live again.
+
+use core::ops::Range;
+use core::time::Duration;
+
+use zerocopy::little_endian::U16;
+use zerocopy::little_endian::U32;
+use zerocopy::little_endian::U64;
+
+use crate::layout::Revision;
+use crate::layout::leaf_wire_len;
+use crate::layout::limits::DATAGRAM_HEADER_LEN;
+use crate::layout::limits::RESPONSE_BODY_LEN;
+use crate::sync::ask::ASK_CREDIT_MAX;
+use crate::sync::ask::Answer;
+use crate::sync::ask::Ask;
+use crate::sync::ask::Method;
+use crate::sync::client::Held;
+use crate::sync::counters::ClientCounters;
+use crate::sync::join::Joined;
+use crate::sync::join::session_header;
+use crate::sync::leaves::ReplicaLeaves;
+use crate::sync::outbox::Outbox;
+use crate::sync::round_trip::RoundTrip;
+use crate::sync::span::Known;
+use crate::sync::span::Span;
+use crate::sync::span::Spans;
+use crate::sync::time::RandomSource;
+use crate::sync::time::Time;
+use crate::sync::view::Selection;
+use crate::wire::DatagramType;
+use crate::wire::Flags;
+use crate::wire::Header;
+use crate::wire::Leaf;
+use crate::wire::LeafIter;
+use crate::wire::RequestBody;
+use crate::wire::ResponseBody;
+
+/// REQUESTs under way at a time: enough to keep the server busy while the last
+/// RESPONSEs of one are on their way.
+const ASKS_MAX: usize = 4;
+
+/// A loss is seen by every client at once: each waits a random part of this, so
+/// that the server is not asked by all in the same instant.
+const REPAIR_DELAY_MAX: Duration = Duration::from_millis(2);
+
+/// What the kernel charges to a receive buffer for a datagram beyond its bytes,
+/// at the least (an sk_buff, its shared info, and rounding up).
+const DATAGRAM_OVERHEAD: usize = 1_200;
+
+/// Id of REQUESTs that only renew the lease.
+const LEASE_REQUEST_ID: u32 = 0;
+
+/// How far a copy has got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Leaves that the server has spoken of.
+    pub held_leaves: u32,
+    /// Leaves wanted.
+    pub wanted_leaves: u32,
+}
+
+/// What the follower works with beside itself.
+pub(crate) struct Desk<'a> {
+    pub(crate) now: Time,
+    pub(crate) random: &'a mut (dyn RandomSource + Send),
+    pub(crate) outbox: &'a mut Outbox,
+    pub(crate) counters: &'a mut ClientCounters,
+}
+
+/// Settings that do not change in a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FollowConfig {
+    /// What the kernel gave the socket, as it counts (twice the bytes asked for).
+    pub(crate) receive_buffer: usize,
+    /// Every leaf is compared by its checksum once in this time.
+    pub(crate) audit_interval: Duration,
+}
+
+/// One copy that follows one server.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    config: FollowConfig,
+    pub(crate) joined: Joined,
+    selection: Selection,
+    spans: Spans,
+    /// Number of the next EVENT (claim 8: the first event number).
+    expected: u64,
+    /// First EVENT of the unbroken run that ends before `expected`.
+    run_start: u64,
+    /// What a live span falls back to when the run breaks.
+    closed: Known,
+    /// A different digest means something for periods closed by this EVENT or a
+    /// later one.
+    comparable_from: u64,
+    is_in_sync: bool,
+    mismatches_in_row: u32,
+    asks: Vec<Ask>,
+    next_request_id: u32,
+    repair_at: Time,
+    /// A part is stale, and the random delay before the REQUEST still runs.
+    waits_for_repair: bool,
+    round_trip: RoundTrip,
+    audit_at: Time,
+    /// Leaf at which a running audit goes on.
+    audit_from: Option<u32>,
+    pub(crate) last_sent: Time,
+}
+
+impl Follower {
+    pub(crate) fn new<T: ReplicaLeaves>(
+        config: FollowConfig,
+        joined: Joined,
+        selection: Selection,
+        held: Held,
+        tree: &mut T,
+        now: Time,
+    ) -> Follower {
+        let known = match held {
+            _ if tree.newest_revision() == Revision::ZERO => Known::Since(Revision::ZERO),
+            Held::Nothing => Known::Since(Revision::ZERO),
+            Held::UpTo { life, watermark }
+                if life == joined.life || watermark <= joined.life_start =>
+            {
+                Known::Since(watermark)
+            }
+            // A watermark beyond what the server held when its life began: the
+            // server lost history. Or a copy that was cut off half-way.
+            Held::UpTo { .. } | Held::Partial => Known::Unknown,
+        };
+        let follower = Follower {
+            config,
+            joined,
+            spans: Spans::new(&selection.ranges, known),
+            selection,
+            expected: joined.event_num + 1,
+            run_start: joined.event_num + 1,
+            closed: Known::Unknown,
+            comparable_from: 0,
+            is_in_sync: false,
+            mismatches_in_row: 0,
+            asks: Vec::with_capacity(ASKS_MAX),
+            next_request_id: LEASE_REQUEST_ID + 1,
+            repair_at: now,
+            waits_for_repair: false,
+            round_trip: RoundTrip::default(),
+            audit_at: now.after(config.audit_interval),
+            audit_from: None,
+            last_sent: now,
+        };
+        follower.note_in(tree);
+        follower
+    }
+
+    /// Goes on in a new session with the same layout.
+    pub(crate) fn rejoin<T: ReplicaLeaves>(&mut self, joined: Joined, tree: &mut T, now: Time) {
+        let closed = self.closed;
+        let same_life = joined.life == self.joined.life;
+        let start = joined.life_start;
+        self.spans.map(|known| match if known == Known::Live { closed } else { known } {
+            Known::Since(watermark) if same_life || watermark <= start => Known::Since(watermark),
+            _ => Known::Unknown,
+        });
+        self.joined = joined;
+        self.expected = joined.event_num + 1;
+        self.run_start = self.expected;
+        self.closed = Known::Unknown;
+        self.comparable_from = 0;
+        self.is_in_sync = false;
+        self.asks.clear();
+        self.repair_at = now;
+        self.audit_from = None;
+        self.last_sent = now;
+        self.note_in(tree);
+    }
+
+    /// Writes down what a restart may rely on.
+    fn note_in<T: ReplicaLeaves>(&self, tree: &mut T) {
+        tree.follow(self.joined.life, self.watermark());
+    }
+
+    /// The session is over; the copy stays.
+    pub(crate) fn pause(&mut self) {
+        self.is_in_sync = false;
+        self.asks.clear();
+    }
+
+    pub(crate) fn is_in_sync(&self) -> bool {
+        self.is_in_sync
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        Progress {
+            held_leaves: self.spans.held_count(),
+            wanted_leaves: self.selection.leaf_count(),
+        }
+    }
+
+    /// Every change up to this revision is held.
+    pub(crate) fn watermark(&self) -> Revision {
+        let live = match self.closed {
+            Known::Since(revision) => revision,
+            Known::Live | Known::Unknown => Revision::ZERO,
+        };
+        self.spans.watermark(live)
+    }
+
+    // What comes.
+
+    /// Takes an EVENT (claims 8, 13 and 22).
+    pub(crate) fn handle_event<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        header: &Header,
+        leaves: LeafIter<'_>,
+        tree: &mut T,
+    ) {
+        let mut is_whole = true;
+        for leaf in leaves {
+            match leaf {
+                Ok(leaf) => {
+                    if self.apply(desk, &leaf, false, tree) {
+                        desk.counters.leaves_changed += 1;
+                    }
+                }
+                Err(_) => is_whole = false,
+            }
+        }
+        if !is_whole {
+            // As good as lost: the next number shows the gap.
+            desk.counters.leaves_damaged += 1;
+            return;
+        }
+        let event_num = header.event_num.get();
+        if event_num < self.expected {
+            desk.counters.events_late += 1;
+            return;
+        }
+        if event_num > self.expected {
+            self.lost_before(desk, event_num);
+        }
+        desk.counters.events += 1;
+        self.expected = event_num + 1;
+        if Flags(header.flags.get()).has(Flags::CLOSES_PERIOD) {
+            self.close(desk, header, tree);
+        }
+    }
+
+    /// Takes a TICK: it shows a lost last EVENT, and closes a quiet period.
+    pub(crate) fn handle_tick<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        header: &Header,
+        tree: &mut T,
+    ) {
+        let event_num = header.event_num.get();
+        if event_num >= self.expected {
+            self.lost_before(desk, event_num + 1);
+        }
+        let is_current = event_num + 1 == self.expected;
+        if is_current && Flags(header.flags.get()).has(Flags::CLOSES_PERIOD) {
+            self.close(desk, header, tree);
+        }
+    }
+
+    /// The EVENTs from `expected` up to the one before `next` did not come.
+    fn lost_before(&mut self, desk: &mut Desk<'_>, next: u64) {
+        desk.counters.gaps += 1;
+        desk.counters.events_lost += next - self.expected;
+        let closed = self.closed;
+        self.spans.map(|known| if known == Known::Live { closed } else { known });
+        self.expected = next;
+        self.run_start = next;
+        self.is_in_sync = false;
+        if self.repair_at <= desk.now {
+            self.repair_at = desk.now.after(desk.random.below(REPAIR_DELAY_MAX));
+        }
+    }
+
+    /// A period ended, and everything up to its end was seen.
+    fn close<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, header: &Header, tree: &mut T) {
+        desk.counters.periods += 1;
+        let source_in_sync = Flags(header.flags.get()).has(Flags::SOURCE_IN_SYNC);
+        self.closed = closed_at(header, source_in_sync);
+        if !self.spans.is_live() {
+            return;
+        }
+        if self.selection.digest(tree).0 == header.digest.get() {
+            desk.counters.digest_matches += 1;
+            self.mismatches_in_row = 0;
+            self.is_in_sync = source_in_sync;
+        } else if header.event_num.get() >= self.comparable_from {
+            desk.counters.digest_mismatches += 1;
+            desk.counters.audits += 1;
+            self.mismatches_in_row = self.mismatches_in_row.saturating_add(1);
+            self.is_in_sync = false;
+            self.spans.set_all(Known::Unknown);
+            self.asks.clear();
+        }
+    }
+
+    /// Takes a RESPONSE (claims 8 and 21).
+    pub(crate) fn handle_response<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        header: &Header,
+        body: &ResponseBody,
+        leaves: LeafIter<'_>,
+        tree: &mut T,
+    ) {
+        if body.request_id.get() == LEASE_REQUEST_ID {
+            return;
+        }
+        let position = self.asks.iter().position(|ask| ask.id == body.request_id.get());
+        let takes_older = position.is_some_and(|index| self.asks[index].takes_older);
+        let mut is_whole = true;
+        for leaf in leaves {
+            match leaf {
+                Ok(leaf) => {
+                    if self.apply(desk, &leaf, takes_older, tree) {
+                        desk.counters.leaves_repaired += 1;
+                    }
+                }
+                Err(_) => is_whole = false,
+            }
+        }
+        let Some(index) = position else {
+            desk.counters.responses_late += 1;
+            return;
+        };
+        if !is_whole {
+            desk.counters.leaves_damaged += 1;
+            return;
+        }
+        desk.counters.responses += 1;
+        self.learn_from(desk, index, header, body);
+        self.count_answer(desk.now, index, header, body);
+        self.compare_after_repair(desk, header, tree);
+    }
+
+    /// Notes what a RESPONSE says about its part of the range.
+    fn learn_from(
+        &mut self,
+        desk: &mut Desk<'_>,
+        index: usize,
+        header: &Header,
+        body: &ResponseBody,
+    ) {
+        let event_num = header.event_num.get();
+        if event_num >= self.expected {
+            // It speaks of EVENTs that were sent before it and did not come.
+            self.lost_before(desk, event_num + 1);
+        }
+        let asked = &self.asks[index].range;
+        let first = body.first_leaf.get().clamp(asked.start, asked.end);
+        let next = body.next_leaf.get().clamp(first, asked.end);
+        let flags = Flags(header.flags.get());
+        let is_live = event_num + 1 >= self.run_start;
+        let closed = closed_at(header, flags.has(Flags::SOURCE_IN_SYNC));
+        self.spans.learn(first..next, if is_live { Known::Live } else { closed });
+        if event_num + 1 == self.expected {
+            self.closed = closed;
+        }
+        if is_live && flags.has(Flags::CHANGES_PENDING) {
+            self.comparable_from = self.comparable_from.max(event_num + 1);
+        }
+    }
+
+    fn count_answer(&mut self, now: Time, index: usize, header: &Header, body: &ResponseBody) {
+        let ask = &mut self.asks[index];
+        if ask.is_unanswered() {
+            self.round_trip.measured(now.since(ask.sent));
+        }
+        let is_last = Flags(header.flags.get()).has(Flags::LAST);
+        let wait = self.round_trip.timeout();
+        let grace = self.round_trip.grace();
+        if ask.came(now, body.index.get(), is_last, wait, grace) == Answer::Whole {
+            self.asks.swap_remove(index);
+        }
+    }
+
+    /// When the last part was repaired in a quiet time, there is no need to wait
+    /// for the next TICK to know that all is equal.
+    fn compare_after_repair<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        header: &Header,
+        tree: &mut T,
+    ) {
+        if self.is_in_sync || !self.asks.is_empty() || !self.spans.is_live() {
+            return;
+        }
+        let is_current = header.event_num.get() + 1 == self.expected;
+        if is_current && self.selection.digest(tree).0 == header.digest.get() {
+            desk.counters.digest_matches += 1;
+            self.mismatches_in_row = 0;
+            self.is_in_sync = Flags(header.flags.get()).has(Flags::SOURCE_IN_SYNC);
+        }
+    }
+
+    /// Applies a leaf unless the one held is as new or newer. Says whether it did.
+    ///
+    /// A newer leaf is kept only if its revision was made in the server's life:
+    /// a server that was restored from a backup has to win, or the copy would
+    /// never be equal to it.
+    fn apply<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        leaf: &Leaf<'_>,
+        takes_older: bool,
+        tree: &mut T,
+    ) -> bool {
+        let id = leaf.data_loc_id();
+        if !self.selection.contains(id.0) {
+            desk.counters.leaves_refused += 1;
+            return false;
+        }
+        let held = tree.revision(id);
+        let came = leaf.revision();
+        if came == held && tree.checksums().get(id.index()) == Some(&leaf.head.checksum.get()) {
+            desk.counters.leaves_repeated += 1;
+            return false;
+        }
+        if came < held && held > self.joined.life.base() && !takes_older {
+            desk.counters.leaves_older += 1;
+            return false;
+        }
+        let is_applied = tree.apply(leaf);
+        if !is_applied {
+            desk.counters.leaves_refused += 1;
+        }
+        is_applied
+    }
+
+    // What goes.
+
+    pub(crate) fn poll_timeout(&self) -> Time {
+        let mut due = self.last_sent.after(self.joined.lease / 3).min(self.audit_at);
+        for ask in &self.asks {
+            due = due.min(ask.deadline);
+        }
+        if self.waits_for_repair {
+            due = due.min(self.repair_at);
+        }
+        due
+    }
+
+    /// Gives up REQUESTs that were not answered in time, and makes those that are
+    /// due. Called after every mutation.
+    pub(crate) fn advance<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, tree: &T) {
+        self.give_up_late_asks(desk);
+        self.waits_for_repair = desk.now < self.repair_at && !self.spans.is_live();
+        if !self.waits_for_repair {
+            while self.ask_for_stale(desk, tree) {}
+        }
+        self.audit(desk, tree);
+        if desk.now >= self.last_sent.after(self.joined.lease / 3) {
+            self.request(desk, LEASE_REQUEST_ID, 0..0, 1, Method::Since(Revision::ZERO), tree);
+        }
+    }
+
+    fn give_up_late_asks(&mut self, desk: &mut Desk<'_>) {
+        let mut index = 0;
+        while let Some(ask) = self.asks.get(index) {
+            if ask.deadline > desk.now {
+                index += 1;
+                continue;
+            }
+            if ask.is_unanswered() {
+                self.round_trip.back_off();
+            } else {
+                self.round_trip.answered();
+            }
+            desk.counters.requests_timed_out += 1;
+            self.asks.swap_remove(index);
+        }
+    }
+
+    /// Makes one REQUEST for a part that is not live. Says whether it did.
+    fn ask_for_stale<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, tree: &T) -> bool {
+        let busy: u32 = self.asks.iter().map(|ask| ask.credit).sum();
+        let credit = self.credit().saturating_sub(busy);
+        if self.asks.len() == ASKS_MAX || credit == 0 {
+            return false;
+        }
+        let asked: Vec<Range<u32>> = self.asks.iter().map(|ask| ask.range.clone()).collect();
+        let Some(stale) = self.spans.first_stale(0, &asked) else { return false };
+        let share = (self.credit() / ASKS_MAX as u32).max(1);
+        let (range, method, credit) = match (stale.known, self.whole_in_one_request()) {
+            // Nothing is held: the rest is cut among the REQUESTs there may be.
+            (Known::Since(Revision::ZERO), _) => {
+                (self.cut(&stale, share, tree), Method::Since(Revision::ZERO), share)
+            }
+            // The claims' method: the checksums of every leaf.
+            (_, Some(whole)) if self.asks.is_empty() => (whole, Method::Checksums, credit),
+            (_, Some(_)) => return false,
+            (Known::Since(revision), None) => {
+                (stale.first..stale.end, Method::Since(revision), credit)
+            }
+            (Known::Unknown | Known::Live, None) => {
+                let end = stale.end.min(stale.first.saturating_add(self.checksums_max()));
+                (stale.first..end, Method::Checksums, share)
+            }
+        };
+        self.ask(desk, range, credit.min(ASK_CREDIT_MAX), method, tree);
+        true
+    }
+
+    /// The part of a fresh span that one of several REQUESTs asks for: a quarter
+    /// of what is left, but no less than what its credit brings.
+    fn cut<T: ReplicaLeaves>(&self, stale: &Span, share: u32, tree: &T) -> Range<u32> {
+        let parents = tree.parents();
+        let owner = parents.iter().find(|parent| parent.leaves().contains(&stale.first));
+        let leaf_len = leaf_wire_len(owner.map_or(0, |parent| parent.capacity.get() as usize));
+        let room = self.joined.datagram_size - DATAGRAM_HEADER_LEN - RESPONSE_BODY_LEN;
+        let brings = share.saturating_mul(u32::try_from(room / leaf_len).unwrap_or(1).max(1));
+        let quarter = (stale.end - stale.first).div_ceil(ASKS_MAX as u32);
+        stale.first..stale.end.min(stale.first.saturating_add(quarter.max(brings)))
+    }
+
+    fn ask<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        range: Range<u32>,
+        credit: u32,
+        method: Method,
+        tree: &T,
+    ) {
+        let id = self.next_request_id;
+        // Wraps safely: only a few are under way, and 0 means the lease.
+        self.next_request_id = id.checked_add(1).unwrap_or(LEASE_REQUEST_ID + 1);
+        let mut ask = Ask::new(id, range.clone(), credit, desk.now, self.round_trip.timeout());
+        // A second audit in a row that found a difference: what the copy takes
+        // for newer was never made, or was lost by the server.
+        ask.takes_older = method == Method::Checksums && self.mismatches_in_row > 1;
+        self.asks.push(ask);
+        self.request(desk, id, range, credit, method, tree);
+        desk.counters.requests += 1;
+        desk.counters.requests_with_checksums += u64::from(method == Method::Checksums);
+    }
+
+    fn request<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        id: u32,
+        range: Range<u32>,
+        credit: u32,
+        method: Method,
+        tree: &T,
+    ) {
+        let (checksums, since) = match method {
+            Method::Checksums => (tree.checksums().get(to_usize(&range)).unwrap_or(&[]), 0),
+            Method::Since(revision) => (&[][..], revision.0),
+        };
+        let flags = if method == Method::Checksums { Flags::CHECKSUMS } else { 0 };
+        let header = Header {
+            event_num: U64::new(self.expected - 1),
+            watermark: U64::new(since),
+            count: U16::new(u16::try_from(checksums.len()).unwrap_or(u16::MAX)),
+            flags: U16::new(flags),
+            ..session_header(&self.joined, DatagramType::Request)
+        };
+        let body = RequestBody {
+            first_leaf: U32::new(range.start),
+            leaf_count: U32::new(range.end - range.start),
+            request_id: U32::new(id),
+            credit: U16::new(u16::try_from(credit).unwrap_or(u16::MAX)),
+            reserved: U16::ZERO,
+        };
+        desk.outbox.request(&header, &body, checksums);
+        self.last_sent = desk.now;
+    }
+
+    /// Compares all leaves by their checksums now and then (claims 9 and 16), a
+    /// section at a time and only while nothing else is under way.
+    fn audit<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, tree: &T) {
+        if desk.now < self.audit_at {
+            return;
+        }
+        let sections = self.selection.leaf_count().div_ceil(self.checksums_max()).max(1);
+        self.audit_at = desk.now.after(self.config.audit_interval / sections);
+        if !self.asks.is_empty() || !self.spans.is_live() {
+            return;
+        }
+        let from = self.audit_from.unwrap_or(0);
+        let range = self.selection.ranges.iter().find(|range| range.end > from);
+        let Some(range) = range else {
+            self.audit_from = None;
+            return;
+        };
+        if self.audit_from.is_none() {
+            desk.counters.audits += 1;
+        }
+        let first = range.start.max(from);
+        let end = range.end.min(first.saturating_add(self.checksums_max()));
+        self.audit_from = Some(end);
+        let share = (self.credit() / ASKS_MAX as u32).clamp(1, ASK_CREDIT_MAX);
+        self.ask(desk, first..end, share, Method::Checksums, tree);
+    }
+
+    /// RESPONSE datagrams that may be under way: half of the receive buffer holds
+    /// them, the other half is for EVENTs.
+    fn credit(&self) -> u32 {
+        let each = self.joined.datagram_size + DATAGRAM_OVERHEAD;
+        let fits = u32::try_from(self.config.receive_buffer / 2 / each).unwrap_or(u32::MAX);
+        fits.clamp(ASKS_MAX as u32, u32::from(self.joined.credit_max) * ASKS_MAX as u32)
+    }
+
+    /// Checksums that one REQUEST carries.
+    fn checksums_max(&self) -> u32 {
+        let room = self.joined.datagram_size - DATAGRAM_HEADER_LEN - size_of::<RequestBody>();
+        u32::try_from(room / size_of::<u32>()).unwrap_or(u32::MAX)
+    }
+
+    /// The range of all wanted leaves, if one REQUEST carries their checksums.
+    fn whole_in_one_request(&self) -> Option<Range<u32>> {
+        let first = self.selection.ranges.first()?.start;
+        let end = self.selection.ranges.last()?.end;
+        (end - first <= self.checksums_max()).then_some(first..end)
+    }
+
+    /// How often in a row the server did not answer.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.round_trip.backoffs()
+    }
+}
+
+/// What a period's end makes known of everything that is live. A relay that does
+/// not know its own watermark says zero.
+fn closed_at(header: &Header, source_in_sync: bool) -> Known {
+    let watermark = Revision(header.watermark.get());
+    if watermark == Revision::ZERO && !source_in_sync {
+        Known::Unknown
+    } else {
+        Known::Since(watermark)
+    }
+}
+
+fn to_usize(range: &Range<u32>) -> Range<usize> {
+    range.start as usize..range.end as usize
+}

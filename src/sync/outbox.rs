@@ -1,0 +1,81 @@
+//! What a core has to send, in arenas that are used again.
+
+use core::net::SocketAddr;
+use core::ops::Range;
+use std::collections::VecDeque;
+
+use zerocopy::Immutable;
+use zerocopy::IntoBytes;
+
+use crate::layout::DataLocId;
+use crate::wire;
+use crate::wire::Header;
+use crate::wire::Packet;
+use crate::wire::RequestBody;
+
+/// Who gets it. The clients of a view are looked up when it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    Peer,
+    One(SocketAddr),
+    View(usize),
+}
+
+/// One thing to send, by its place in the arenas.
+#[derive(Debug)]
+pub(crate) enum Queued {
+    Datagram { to: Destination, bytes: Range<usize> },
+    Leaves { to: Destination, packets: Range<usize>, segment: usize },
+}
+
+/// Queue and arenas. Drained after every mutation, so it holds what one of them
+/// brought and never grows with a peer's slowness.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    queue: VecDeque<Queued>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) packets: Vec<Packet>,
+    pub(crate) leaves: Vec<DataLocId>,
+}
+
+impl Outbox {
+    pub(crate) fn push(&mut self, queued: Queued) {
+        self.queue.push_back(queued);
+    }
+
+    /// Queues a small datagram.
+    pub(crate) fn datagram<B: IntoBytes + Immutable>(
+        &mut self,
+        to: Destination,
+        header: &Header,
+        body: &B,
+        tail: &[u8],
+        padded_len: usize,
+    ) {
+        let bytes = wire::encode(&mut self.bytes, header, body, tail, padded_len);
+        self.queue.push_back(Queued::Datagram { to, bytes });
+    }
+
+    /// Queues a REQUEST with the checksums that it carries.
+    pub(crate) fn request(&mut self, header: &Header, body: &RequestBody, checksums: &[u32]) {
+        // A column of u32 is little-endian bytes on the wire on every machine.
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(header.as_bytes());
+        self.bytes.extend_from_slice(body.as_bytes());
+        checksums.iter().for_each(|sum| self.bytes.extend_from_slice(&sum.to_le_bytes()));
+        wire::seal(&mut self.bytes[start..]);
+        let bytes = start..self.bytes.len();
+        self.queue.push_back(Queued::Datagram { to: Destination::Peer, bytes });
+    }
+
+    /// The next thing to send; when there is none, the arenas are empty again.
+    pub(crate) fn pop(&mut self) -> Option<Queued> {
+        let next = self.queue.pop_front();
+        if next.is_none() {
+            self.bytes.clear();
+            self.packets.clear();
+            self.leaves.clear();
+        }
+        next
+    }
+}

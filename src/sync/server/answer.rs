@@ -1,0 +1,369 @@
+//! A server's answers: RESPONSE, LAYOUT and ACK.
+//!
+//! The work and the bytes of each answer are bounded by the client's credit, the
+//! server's limit and the client's budget, whichever is least.
+
+use core::net::SocketAddr;
+
+use zerocopy::little_endian::U16;
+use zerocopy::little_endian::U32;
+use zerocopy::little_endian::U64;
+
+use crate::layout::DataLocId;
+use crate::layout::Revision;
+use crate::layout::limits::DATAGRAM_HEADER_LEN;
+use crate::layout::limits::RESPONSE_BODY_LEN;
+use crate::sync::leaves::ServedLeaves;
+use crate::sync::leaves::WriteRefusal;
+use crate::sync::outbox::Destination;
+use crate::sync::outbox::Outbox;
+use crate::sync::outbox::Queued;
+use crate::sync::packing::Packer;
+use crate::sync::server::Server;
+use crate::sync::time::Time;
+use crate::sync::view::Selection;
+use crate::wire::AckRefusal;
+use crate::wire::DatagramType;
+use crate::wire::Flags;
+use crate::wire::Header;
+use crate::wire::LayoutBody;
+use crate::wire::LeafIter;
+use crate::wire::Packet;
+use crate::wire::RefusalReason;
+use crate::wire::ResponseBody;
+
+/// A REQUEST as it came.
+pub(super) struct Asked<'a> {
+    pub(super) id: u32,
+    pub(super) first: u32,
+    pub(super) count: u32,
+    pub(super) credit: u16,
+    pub(super) since: Revision,
+    /// One checksum a leaf of the range.
+    pub(super) checksums: Option<&'a [U32]>,
+}
+
+impl Server {
+    /// Answers a REQUEST with the leaves that differ (claims 5 and 13).
+    ///
+    /// Leaves whose ChangeFlag is set are left out: the next EVENT brings them.
+    /// So a RESPONSE is the state at the end of the last period and never runs
+    /// ahead of the EVENTs.
+    pub(super) fn answer_request(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        asked: &Asked<'_>,
+        tree: &impl ServedLeaves,
+    ) {
+        let credit_max = self.config.credit_max;
+        let Some(session) = self.sessions.get_mut(&from) else { return };
+        let credit = u64::from(asked.credit.min(credit_max)).min(session.budget.available(now));
+        if credit == 0 {
+            self.counters.dropped_request_budget += 1;
+            return;
+        }
+        let session_id = session.id;
+        let view = session.view.and_then(|index| self.views[index].as_ref());
+        let header = Header {
+            event_num: U64::new(view.map_or(0, |view| view.event_num)),
+            digest: U64::new(view.and_then(|view| view.digest).map_or(0, |digest| digest.0)),
+            ..self.header(DatagramType::Response, session_id)
+        };
+        let nothing = Selection::all(0);
+        let selection = view.map_or(&nothing, |view| &view.selection);
+        let room = self.config.datagram_size - DATAGRAM_HEADER_LEN - RESPONSE_BODY_LEN;
+        let mut planner =
+            ResponsePlan::new(header, asked.id, asked.first, room, credit, &mut self.outbox);
+        planner.fill(asked, selection, tree);
+        let (packets, segment, leaves) = planner.finish();
+        let count = packets.len() as u64;
+        self.outbox.push(Queued::Leaves { to: Destination::One(from), packets, segment });
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.budget.take(count);
+        }
+        self.counters.requests += 1;
+        self.counters.requests_with_checksums += u64::from(asked.checksums.is_some());
+        self.counters.responses += count;
+        self.counters.leaves_repaired += leaves;
+    }
+
+    /// Sends pieces of the layout.
+    pub(super) fn answer_layout(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        offset: u32,
+        credit: u32,
+        tree: &impl ServedLeaves,
+    ) {
+        let credit_max = u32::from(self.config.credit_max);
+        let room = self.config.datagram_size - DATAGRAM_HEADER_LEN - size_of::<LayoutBody>();
+        let Some(session) = self.sessions.get_mut(&from) else { return };
+        let header_for = session.id;
+        let blob = tree.layout_blob();
+        let rest = blob.get(offset as usize..).unwrap_or_default();
+        let pieces = rest.chunks(room).take(credit.min(credit_max) as usize);
+        let mut at = offset;
+        for piece in pieces {
+            let Some(session) = self.sessions.get_mut(&from) else { return };
+            if !session.budget.take_one(now) {
+                self.counters.dropped_request_budget += 1;
+                return;
+            }
+            let body = LayoutBody {
+                offset: U32::new(at),
+                layout_len: U32::new(u32::try_from(blob.len()).unwrap_or(u32::MAX)),
+            };
+            let header = self.header(DatagramType::Layout, header_for);
+            self.outbox.datagram(Destination::One(from), &header, &body, piece, 0);
+            self.counters.layouts += 1;
+            at = at.saturating_add(u32::try_from(piece.len()).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Applies a REPORT if it is the next one of its device, and acknowledges it
+    /// (claims 3 and 23).
+    pub(super) fn take_report(
+        &mut self,
+        from: SocketAddr,
+        header: &Header,
+        leaves: LeafIter<'_>,
+        tree: &mut impl ServedLeaves,
+    ) {
+        let sequence = header.event_num.get();
+        // All or nothing: a REPORT with a damaged leaf is sent again whole.
+        if leaves.clone().any(|leaf| leaf.is_err()) {
+            self.counters.dropped_malformed += 1;
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&from) else { return };
+        let (id, expected) = (session.id, session.next_sequence);
+        if sequence > expected {
+            self.counters.reports_early += 1;
+            self.acknowledge(from, id, expected, expected - 1, &[]);
+            return;
+        }
+        let is_next = sequence == expected;
+        if is_next {
+            session.next_sequence += 1;
+            self.counters.reports += 1;
+        } else {
+            self.counters.reports_repeated += 1;
+        }
+        let refusals = self.apply_report(sequence, is_next, leaves, tree);
+        self.acknowledge(from, id, sequence, sequence, &refusals);
+    }
+
+    fn apply_report(
+        &mut self,
+        sequence: u64,
+        is_next: bool,
+        leaves: LeafIter<'_>,
+        tree: &mut impl ServedLeaves,
+    ) -> Vec<AckRefusal> {
+        let mut refusals = Vec::new();
+        for leaf in leaves.flatten() {
+            let id = leaf.data_loc_id();
+            // A repeated REPORT gets the same refusals as the first one: they
+            // follow from the layout alone.
+            let outcome = if is_next {
+                tree.write(id, leaf.data).map(|_| ())
+            } else {
+                tree.check_write(id, leaf.data.len())
+            };
+            match outcome {
+                Err(refusal) => refusals.push(ack_refusal(sequence, id, refusal)),
+                Ok(()) if is_next => {
+                    self.counters.leaves_reported += 1;
+                    self.writes_in_period += 1;
+                }
+                Ok(()) => {}
+            }
+        }
+        if is_next {
+            self.counters.leaves_refused += refusals.len() as u64;
+        }
+        refusals
+    }
+
+    fn acknowledge(
+        &mut self,
+        to: SocketAddr,
+        session_id: u64,
+        first: u64,
+        last: u64,
+        refusals: &[AckRefusal],
+    ) {
+        // A refusal takes no more bytes than the leaf that it answers, so an ACK
+        // is never larger than its REPORT.
+        let header = Header {
+            event_num: U64::new(last),
+            watermark: U64::new(first),
+            count: U16::new(u16::try_from(refusals.len()).unwrap_or(u16::MAX)),
+            ..self.header(DatagramType::Ack, session_id)
+        };
+        let tail = zerocopy::IntoBytes::as_bytes(refusals);
+        self.outbox.datagram(Destination::One(to), &header, &(), tail, 0);
+    }
+}
+
+fn ack_refusal(sequence: u64, leaf: DataLocId, refusal: WriteRefusal) -> AckRefusal {
+    let (reason, detail) = match refusal {
+        WriteRefusal::UnknownLeaf { leaf_count } => (RefusalReason::UnknownLeaf, leaf_count),
+        WriteRefusal::TooLarge { capacity } => (RefusalReason::TooLarge, capacity),
+        WriteRefusal::Trouble | WriteRefusal::ReadOnly => (RefusalReason::Trouble, 0),
+    };
+    AckRefusal {
+        sequence: U64::new(sequence),
+        data_loc_id: U32::new(leaf.0),
+        reason: U16::new(reason.code()),
+        reserved: U16::ZERO,
+        detail: U32::new(detail),
+        reserved_too: U32::ZERO,
+    }
+}
+
+/// The RESPONSEs to one REQUEST while they are being planned.
+struct ResponsePlan<'a> {
+    header: Header,
+    request_id: u32,
+    /// First leaf that the datagram being filled speaks of.
+    first_leaf: u32,
+    credit: u64,
+    start: usize,
+    packer: Packer,
+    leaves: u64,
+    is_pending: bool,
+    outbox: &'a mut Outbox,
+}
+
+/// Whether there is credit left.
+enum Room {
+    Left,
+    Gone,
+}
+
+impl<'a> ResponsePlan<'a> {
+    fn new(
+        header: Header,
+        request_id: u32,
+        first_leaf: u32,
+        room: usize,
+        credit: u64,
+        outbox: &'a mut Outbox,
+    ) -> ResponsePlan<'a> {
+        let packer = Packer::new(room, outbox.leaves.len());
+        let start = outbox.packets.len();
+        ResponsePlan {
+            header,
+            request_id,
+            first_leaf,
+            credit,
+            start,
+            packer,
+            leaves: 0,
+            is_pending: false,
+            outbox,
+        }
+    }
+
+    fn fill(&mut self, asked: &Asked<'_>, selection: &Selection, tree: &impl ServedLeaves) {
+        let end = asked.first.saturating_add(asked.count).min(tree.leaf_count());
+        for range in &selection.ranges {
+            let from = range.start.max(asked.first);
+            let to = range.end.min(end);
+            if from >= to {
+                continue;
+            }
+            let room = match asked.checksums {
+                Some(checksums) => self.compare(asked.first, from..to, checksums, tree),
+                None => self.changed_since(asked.since, from..to, tree),
+            };
+            if matches!(room, Room::Gone) {
+                return;
+            }
+        }
+        self.close(end.max(self.first_leaf), Flags::LAST);
+    }
+
+    fn compare(
+        &mut self,
+        first: u32,
+        range: core::ops::Range<u32>,
+        theirs: &[U32],
+        tree: &impl ServedLeaves,
+    ) -> Room {
+        let ours = tree.checksums();
+        for leaf in range {
+            let their = theirs.get((leaf - first) as usize).map(|checksum| checksum.get());
+            if ours.get(leaf as usize).copied() == their {
+                continue;
+            }
+            if matches!(self.add(DataLocId(leaf), tree), Room::Gone) {
+                return Room::Gone;
+            }
+        }
+        Room::Left
+    }
+
+    fn changed_since(
+        &mut self,
+        since: Revision,
+        range: core::ops::Range<u32>,
+        tree: &impl ServedLeaves,
+    ) -> Room {
+        let mut from = range.start;
+        while let Some(leaf) = tree.next_changed_since(from, range.end, since) {
+            if matches!(self.add(leaf, tree), Room::Gone) {
+                return Room::Gone;
+            }
+            from = leaf.0 + 1;
+        }
+        Room::Left
+    }
+
+    fn add(&mut self, leaf: DataLocId, tree: &impl ServedLeaves) -> Room {
+        if tree.is_changed(leaf) {
+            self.is_pending = true;
+            return Room::Left;
+        }
+        let wire_len = tree.wire_len(leaf);
+        if self.packer.is_full_for(wire_len) {
+            if self.credit == 1 {
+                self.close(leaf.0, Flags::LAST);
+                return Room::Gone;
+            }
+            self.close(leaf.0, 0);
+        }
+        self.packer.add(leaf, wire_len, &mut self.outbox.leaves);
+        self.leaves += 1;
+        Room::Left
+    }
+
+    fn close(&mut self, next_leaf: u32, last: u16) {
+        let pending = if self.is_pending { Flags::CHANGES_PENDING } else { 0 };
+        let header =
+            Header { flags: U16::new(self.header.flags.get() | last | pending), ..self.header };
+        let index = self.outbox.packets.len() - self.start;
+        let response = ResponseBody {
+            request_id: U32::new(self.request_id),
+            first_leaf: U32::new(self.first_leaf),
+            next_leaf: U32::new(next_leaf),
+            index: U16::new(u16::try_from(index).unwrap_or(u16::MAX)),
+            reserved: U16::ZERO,
+            tag: [0; 16],
+        };
+        let leaves = self.packer.close(&self.outbox.leaves);
+        self.outbox.packets.push(Packet { header, response: Some(response), leaves });
+        self.first_leaf = next_leaf;
+        self.credit = self.credit.saturating_sub(1);
+        self.is_pending = false;
+    }
+
+    /// The packets planned, the size of the largest, the leaves in them.
+    fn finish(self) -> (core::ops::Range<usize>, usize, u64) {
+        let segment = DATAGRAM_HEADER_LEN + RESPONSE_BODY_LEN + self.packer.largest();
+        (self.start..self.outbox.packets.len(), segment, self.leaves)
+    }
+}

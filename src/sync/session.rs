@@ -1,0 +1,33 @@
+//! What a server keeps about one client: a fixed few bytes, whatever it does.
+
+use crate::sync::budget::TokenBucket;
+use crate::sync::join::Role;
+use crate::sync::time::Time;
+
+/// How far the handshake got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// WELCOME was sent, nothing came back yet.
+    HalfOpen,
+    /// The client has shown that it knows its session id.
+    Open,
+}
+
+/// One client.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// 64 random bits, known to the client and to whoever sits on its path.
+    pub(crate) id: u64,
+    /// The client's nonce: a repeated INIT gets the same session.
+    pub(crate) nonce: u64,
+    pub(crate) role: Role,
+    pub(crate) stage: Stage,
+    /// View whose EVENTs it gets; a device has none.
+    pub(crate) view: Option<usize>,
+    /// When it ends unless something comes.
+    pub(crate) expires: Time,
+    /// RESPONSE and LAYOUT datagrams that it may still ask for.
+    pub(crate) budget: TokenBucket,
+    /// Device: the REPORT that is applied next.
+    pub(crate) next_sequence: u64,
+}
