@@ -1,1 +1,69 @@
-//! placeholder
+//! The loops around the protocol: a server, a mirror, a device.
+//!
+//! Each loop has one thread, one `mio` poll, and the protocol core of [`crate::sync`]:
+//! it waits, hands the core one datagram or moment, lays out what the core planned
+//! (once for each view, in a ring that nobody writes until its turn comes again),
+//! sends it from there, and waits again. Time, randomness, sockets and files come
+//! from here; what is said to whom does not.
+//!
+//! - [`serve`] owns a tree file and serves it until its [`Control`] ends it.
+//! - [`mirror`] keeps a replica, in a file or in memory, and may serve it on.
+//! - [`Reporter`] reports the leaves of one device from ordinary code.
+//!
+//! Logs go to `tracing`: what happens to sessions at `info` and `debug`, datagrams
+//! at `trace` alone, numbers to [`Counters`].
+
+mod adapter;
+mod clock;
+mod control;
+mod error;
+mod growth;
+mod journal;
+mod keeper;
+mod metrics;
+mod mirror;
+mod observer;
+mod options;
+mod outlet;
+mod poll;
+mod relay;
+mod reporter;
+mod ring;
+mod serve;
+mod server_loop;
+
+#[cfg(test)]
+mod loopback_tests;
+
+pub use control::Control;
+pub use control::Reload;
+pub use control::Stop;
+pub use error::LoopError;
+pub use error::MirrorError;
+pub use error::ReporterError;
+pub use error::ServeError;
+pub use metrics::Board;
+pub use metrics::Counter;
+pub use metrics::Counters;
+pub use metrics::Kind;
+pub use mirror::MirrorEnd;
+pub use mirror::MirrorReport;
+pub use mirror::mirror;
+pub use observer::Changes;
+pub use observer::MirrorObserver;
+pub use observer::MirrorStatus;
+pub use options::LayoutPull;
+pub use options::MirrorOptions;
+pub use options::MirrorUntil;
+pub use options::OnReady;
+pub use options::RECEIVE_BUFFER_DEFAULT;
+pub use options::RING_SIZE_DEFAULT;
+pub use options::RelayOptions;
+pub use options::ReloadableConfig;
+pub use options::ReporterOptions;
+pub use options::ServeOptions;
+pub use options::Waiting;
+pub use reporter::Refusal;
+pub use reporter::Reporter;
+pub use serve::ServeReport;
+pub use serve::serve;

@@ -1,0 +1,346 @@
+//! A tree as the protocol sees it.
+//!
+//! `tree` and `sync` do not know each other. What a tree does not know (the life's
+//! start at a relay, whether stored leaves go on to somebody, who else wants to know
+//! of changes) is kept here, beside it.
+
+use crate::layout::DataLocId;
+use crate::layout::Digest;
+use crate::layout::LayoutHash;
+use crate::layout::Life;
+use crate::layout::Parent;
+use crate::layout::ParentId;
+use crate::layout::Revision;
+use crate::layout::TreeId;
+use crate::layout::TreeRole;
+use crate::sync::Leaves;
+use crate::sync::ReplicaLeaves;
+use crate::sync::ServedLeaves;
+use crate::sync::WriteRefusal;
+use crate::tree::Mark;
+use crate::tree::Tree;
+use crate::tree::WriteError;
+use crate::wire::Leaf;
+use crate::wire::LeafSource;
+
+/// Whether leaves that are taken for EVENTs are noted for an observer as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Noting {
+    On,
+    Off,
+}
+
+/// Whether a replica follows all of its server's tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coverage {
+    Whole,
+    Part,
+}
+
+/// How a replica stores what comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Following {
+    /// Whether leaves that are stored go on to others.
+    pub(super) mark: Mark,
+    pub(super) noting: Noting,
+    pub(super) coverage: Coverage,
+}
+
+/// A tree with what the protocol asks of it beyond.
+#[derive(Debug)]
+pub(super) struct TreeLeaves {
+    tree: Tree,
+    /// What LAYOUT datagrams bring; made when the tree is served or grows.
+    blob: Vec<u8>,
+    /// Whether leaves that a replica stores go on to others.
+    mark: Mark,
+    /// Start of the life of the server that a replica follows.
+    upstream_life_start: Revision,
+    noting: Noting,
+    noted: Vec<DataLocId>,
+    coverage: Coverage,
+}
+
+impl TreeLeaves {
+    /// A tree that is served.
+    pub(super) fn served(tree: Tree) -> TreeLeaves {
+        let (noting, coverage) = (Noting::Off, Coverage::Whole);
+        TreeLeaves::replica(tree, Following { mark: Mark::Changed, noting, coverage })
+    }
+
+    /// A replica.
+    pub(super) fn replica(tree: Tree, how: Following) -> TreeLeaves {
+        TreeLeaves {
+            blob: tree.layout().to_blob(),
+            tree,
+            mark: how.mark,
+            upstream_life_start: Revision::ZERO,
+            noting: how.noting,
+            noted: Vec::new(),
+            coverage: how.coverage,
+        }
+    }
+
+    /// The tree.
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The tree, for what the protocol does not do. Its layout stays.
+    pub(super) fn tree_mut(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+
+    /// The tree itself.
+    pub(super) fn into_tree(self) -> Tree {
+        self.tree
+    }
+
+    /// Changes the layout of the tree by `grow`.
+    pub(super) fn grow<T>(&mut self, grow: impl FnOnce(&mut Tree) -> T) -> T {
+        let outcome = grow(&mut self.tree);
+        self.blob = self.tree.layout().to_blob();
+        outcome
+    }
+
+    /// Notes the highest revision that upstream held when its life began.
+    pub(super) fn set_upstream_life_start(&mut self, life_start: Revision) {
+        self.upstream_life_start = life_start;
+    }
+
+    /// Gives the leaves that were taken since the last call, ascending.
+    pub(super) fn take_noted(&mut self, into: &mut Vec<DataLocId>) {
+        into.append(&mut self.noted);
+        into.sort_unstable();
+        into.dedup();
+    }
+}
+
+impl LeafSource for TreeLeaves {
+    #[inline]
+    fn copy_wire(&self, leaf: DataLocId, to: &mut [u8]) -> Option<usize> {
+        self.tree.copy_wire(leaf, to)
+    }
+}
+
+impl Leaves for TreeLeaves {
+    fn tree_id(&self) -> TreeId {
+        self.tree.tree_id()
+    }
+
+    fn life(&self) -> Life {
+        self.tree.life()
+    }
+
+    fn layout_hash(&self) -> LayoutHash {
+        self.tree.layout_hash()
+    }
+
+    fn leaf_count(&self) -> u32 {
+        self.tree.leaf_count()
+    }
+
+    fn parents(&self) -> &[Parent] {
+        self.tree.layout().parents()
+    }
+
+    fn parent_at(&self, path: &str) -> Option<ParentId> {
+        self.tree.layout().parent_at(path)
+    }
+
+    fn checksums(&self) -> &[u32] {
+        self.tree.checksums()
+    }
+
+    #[inline]
+    fn revision(&self, leaf: DataLocId) -> Revision {
+        let exists = leaf.0 < self.tree.leaf_count();
+        if exists { self.tree.revision(leaf) } else { Revision::ZERO }
+    }
+
+    fn next_changed_since(&self, from: u32, end: u32, since: Revision) -> Option<DataLocId> {
+        self.tree.next_changed_since(from, end.min(self.tree.leaf_count()), since)
+    }
+
+    fn newest_revision(&self) -> Revision {
+        self.tree.newest_revision()
+    }
+
+    fn digest(&self) -> Digest {
+        self.tree.digest()
+    }
+
+    fn digest_of_parent(&self, parent: ParentId) -> Digest {
+        self.tree.digest_of_parent(parent).unwrap_or_default()
+    }
+}
+
+impl ServedLeaves for TreeLeaves {
+    fn life_start(&self) -> Revision {
+        match self.tree.role() {
+            TreeRole::Server => self.tree.life_start(),
+            TreeRole::Replica => self.upstream_life_start,
+        }
+    }
+
+    #[inline]
+    fn wire_len(&self, leaf: DataLocId) -> usize {
+        self.tree.wire_len(leaf)
+    }
+
+    #[inline]
+    fn is_changed(&self, leaf: DataLocId) -> bool {
+        self.tree.is_changed(leaf)
+    }
+
+    #[inline]
+    fn has_changes(&self) -> bool {
+        self.tree.change_count() > 0
+    }
+
+    fn take_changes(&mut self, into: &mut Vec<DataLocId>) {
+        let start = into.len();
+        self.tree.take_changes(into);
+        if self.noting == Noting::On {
+            self.noted.extend_from_slice(&into[start..]);
+        }
+    }
+
+    #[inline]
+    fn write(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteRefusal> {
+        self.tree.write(leaf, data).map_err(refusal)
+    }
+
+    fn check_write(&self, leaf: DataLocId, data_size: usize) -> Result<(), WriteRefusal> {
+        if self.tree.role() == TreeRole::Replica {
+            return Err(WriteRefusal::ReadOnly);
+        }
+        let layout = self.tree.layout();
+        match layout.capacity_of(leaf) {
+            None => Err(WriteRefusal::UnknownLeaf { leaf_count: layout.leaf_count() }),
+            Some(capacity) if data_size > capacity as usize => {
+                Err(WriteRefusal::TooLarge { capacity })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn layout_blob(&self) -> &[u8] {
+        &self.blob
+    }
+}
+
+impl ReplicaLeaves for TreeLeaves {
+    #[inline]
+    fn apply(&mut self, leaf: &Leaf<'_>) -> bool {
+        self.tree.apply(leaf.head, leaf.data, self.mark).is_ok()
+    }
+
+    fn follow(&mut self, life: Life, watermark: Revision) {
+        let covered = match self.coverage {
+            Coverage::Whole => watermark,
+            // Leaves outside of the filter are older than it says.
+            Coverage::Part => Revision::ZERO,
+        };
+        if self.tree.saved_progress() != (life, covered) {
+            self.tree.save_progress(life, covered);
+        }
+    }
+}
+
+fn refusal(error: WriteError) -> WriteRefusal {
+    match error {
+        WriteError::UnknownLeaf { leaf_count, .. } => WriteRefusal::UnknownLeaf { leaf_count },
+        WriteError::TooLarge { capacity, .. } => {
+            WriteRefusal::TooLarge { capacity: u32::try_from(capacity).unwrap_or(u32::MAX) }
+        }
+        WriteError::Role { .. } => WriteRefusal::ReadOnly,
+        _ => WriteRefusal::Trouble,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
+    use crate::tree::CreateOptions;
+    use crate::tree::Layout;
+    use crate::wire::LeafIter;
+
+    fn tree(role: TreeRole) -> Tree {
+        let layout = Layout::plain(2, 10, 40).unwrap();
+        let options = CreateOptions { role, tree_id: TreeId(7), life: Life(0), unix_s: 0 };
+        Tree::create_unnamed(layout, options).unwrap()
+    }
+
+    fn replica(mark: Mark) -> TreeLeaves {
+        let (noting, coverage) = (Noting::Off, Coverage::Whole);
+        TreeLeaves::replica(tree(TreeRole::Replica), Following { mark, noting, coverage })
+    }
+
+    fn served() -> TreeLeaves {
+        let mut tree = tree(TreeRole::Server);
+        tree.begin_life(0).unwrap();
+        TreeLeaves::served(tree)
+    }
+
+    #[test]
+    fn a_leaf_goes_from_one_tree_to_another_by_its_wire_form() {
+        let mut from = served();
+        let mut to = replica(Mark::Quiet);
+        from.write(DataLocId(3), b"three").unwrap();
+        let mut bytes = [0; DATAGRAM_SIZE_DEFAULT];
+        let len = from.copy_wire(DataLocId(3), &mut bytes).unwrap();
+        assert_eq!(len, from.wire_len(DataLocId(3)));
+        let leaf = LeafIter::new(&bytes[..len], 1).next().unwrap().unwrap();
+        assert!(to.apply(&leaf));
+        assert_eq!(to.digest(), from.digest());
+        assert_eq!(to.revision(DataLocId(3)), from.newest_revision());
+        assert!(from.is_changed(DataLocId(3)) && !to.is_changed(DataLocId(3)));
+        assert_eq!(to.revision(DataLocId(99)), Revision::ZERO);
+    }
+
+    #[test]
+    fn a_write_is_refused_as_it_was_said_to_be() {
+        let mut leaves = served();
+        for (leaf, size, expected) in [
+            (DataLocId(0), 40, None),
+            (DataLocId(0), 41, Some(WriteRefusal::TooLarge { capacity: 40 })),
+            (DataLocId(10), 1, Some(WriteRefusal::UnknownLeaf { leaf_count: 10 })),
+        ] {
+            assert_eq!(leaves.check_write(leaf, size).err(), expected);
+            assert_eq!(leaves.write(leaf, &vec![1; size]).err(), expected);
+        }
+        let mut replica = replica(Mark::Changed);
+        assert_eq!(replica.check_write(DataLocId(0), 1), Err(WriteRefusal::ReadOnly));
+        assert_eq!(replica.write(DataLocId(0), &[1]), Err(WriteRefusal::ReadOnly));
+    }
+
+    #[test]
+    fn what_is_taken_is_noted_once_for_the_observer() {
+        let mut from = served();
+        from.noting = Noting::On;
+        let mut taken = Vec::new();
+        for leaf in [5, 2, 5] {
+            from.write(DataLocId(leaf), b"x").unwrap();
+            from.take_changes(&mut taken);
+        }
+        let mut noted = Vec::new();
+        from.take_noted(&mut noted);
+        assert_eq!(noted, [DataLocId(2), DataLocId(5)]);
+        assert_eq!(taken.len(), 3);
+        from.take_noted(&mut noted);
+        assert_eq!(noted.len(), 2);
+    }
+
+    #[test]
+    fn progress_of_a_part_is_not_saved_as_that_of_the_whole() {
+        let how = Following { mark: Mark::Quiet, noting: Noting::Off, coverage: Coverage::Whole };
+        let mut leaves = TreeLeaves::replica(tree(TreeRole::Replica), how);
+        leaves.follow(Life(5), Revision(900));
+        assert_eq!(leaves.tree().saved_progress(), (Life(5), Revision(900)));
+        leaves.coverage = Coverage::Part;
+        leaves.follow(Life(6), Revision(950));
+        assert_eq!(leaves.tree().saved_progress(), (Life(6), Revision::ZERO));
+    }
+}

@@ -1,0 +1,570 @@
+//! The mirror's loop: it keeps a replica of a server's tree, and may serve it on.
+//!
+//! Datagrams are taken before time is: a process that was stopped for a while reads
+//! what came meanwhile before it believes its server to be gone.
+
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use tracing::info;
+use tracing::warn;
+
+use crate::layout::DataLocId;
+use crate::layout::Life;
+use crate::layout::TreeId;
+use crate::net::RecvBatch;
+use crate::net::SocketOptions;
+use crate::net::UdpSocket;
+use crate::runtime::adapter::Coverage;
+use crate::runtime::adapter::Following;
+use crate::runtime::adapter::Noting;
+use crate::runtime::adapter::TreeLeaves;
+use crate::runtime::clock::Clock;
+use crate::runtime::clock::OsRandom;
+use crate::runtime::control::Control;
+use crate::runtime::error::LoopError;
+use crate::runtime::error::MirrorError;
+use crate::runtime::journal::Journal;
+use crate::runtime::keeper::Keeper;
+use crate::runtime::metrics::Counters;
+use crate::runtime::observer::Changes;
+use crate::runtime::observer::MirrorObserver;
+use crate::runtime::observer::MirrorStatus;
+use crate::runtime::options::MirrorOptions;
+use crate::runtime::options::MirrorUntil;
+use crate::runtime::options::SEND_BUFFER;
+use crate::runtime::outlet::NoLeaves;
+use crate::runtime::outlet::Outlet;
+use crate::runtime::outlet::OutletParts;
+use crate::runtime::outlet::trace_in;
+use crate::runtime::poll::Poller;
+use crate::runtime::poll::Source;
+use crate::runtime::relay::Relay;
+use crate::runtime::server_loop::buffered_max;
+use crate::sync::Client;
+use crate::sync::ClientConfig;
+use crate::sync::ClientEvent;
+use crate::sync::Joined;
+use crate::sync::Leaves;
+use crate::sync::PeriodEnd;
+use crate::sync::ReplicaLeaves;
+use crate::sync::SourceState;
+use crate::sync::Time;
+use crate::tree::Mark;
+
+/// Progress is told ten times a second: a bar moves, and nobody notices the cost.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Progress is saved every second: what a crash costs is to ask again for what
+/// changed since.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Names under which a mirror's socket counts.
+const PARTS: OutletParts = OutletParts { socket: "socket", ring: "ring", arena: "arena" };
+
+/// Why a mirror ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MirrorEnd {
+    /// Its control asked for it.
+    Stopped,
+    /// It was in sync, as its options asked for.
+    InSync,
+    /// Its time was up.
+    TimeUp,
+    /// Its observer has seen enough.
+    Observer,
+}
+
+/// What a mirror did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MirrorReport {
+    /// Why it ended.
+    pub end: MirrorEnd,
+    /// Where it stood.
+    pub status: MirrorStatus,
+    /// The tree, if a session was ever opened.
+    pub tree_id: Option<TreeId>,
+    /// The life of its server.
+    pub life: Life,
+    /// Everything that was counted.
+    pub counters: Counters,
+}
+
+/// Keeps a replica until the control, the options or the observer end it.
+///
+/// A server that cannot be reached is tried for ever, unless the options bound the
+/// time to the first session. The replica's file is locked for as long as this runs,
+/// and resumed from the next time.
+///
+/// # Errors
+/// The file is not a replica of this server's tree or cannot follow its layout, the
+/// server refuses, does not answer in the time that was given, or (a relay) the
+/// address is not to be had.
+pub fn mirror(
+    options: MirrorOptions,
+    control: Control,
+    observer: &mut dyn MirrorObserver,
+) -> Result<MirrorReport, MirrorError> {
+    if options.serve.is_some() && !is_whole(&options.filter) {
+        return Err(MirrorError::RelayFilter { filter: options.filter });
+    }
+    let mut mirror = Mirror::new(options, &control, observer)?;
+    let mut control = control;
+    let outcome = mirror.turns(&mut control);
+    mirror.finish(outcome)
+}
+
+/// A socket whose only peer is `server`.
+pub(super) fn connected(
+    server: SocketAddr,
+    receive_buffer: usize,
+) -> Result<UdpSocket, LoopError> {
+    let any: IpAddr = match server {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let (address, send_buffer) = (SocketAddr::new(any, 0), SEND_BUFFER);
+    let options = SocketOptions { receive_buffer, send_buffer, ..SocketOptions::default() };
+    let socket = UdpSocket::bind(address, &options)
+        .map_err(|source| LoopError::Bind { address, source })?;
+    let to_server = |source| LoopError::Connect { address: server, source };
+    socket.connect(server).map_err(to_server)?;
+    Ok(socket)
+}
+
+fn is_whole(filter: &str) -> bool {
+    filter.is_empty() || filter == "/"
+}
+
+struct Mirror<'o> {
+    clock: Clock,
+    poller: Poller,
+    source: Source,
+    outlet: Outlet,
+    batch: RecvBatch,
+    buffered_max: usize,
+    core: Core<'o>,
+    relay: Option<Relay>,
+    journal: Journal,
+    deadlines: Deadlines,
+}
+
+/// Moments that are not the protocol's.
+struct Deadlines {
+    started: Time,
+    connect: Option<Time>,
+    end: Option<Time>,
+    progress: Time,
+    save: Time,
+}
+
+impl<'o> Mirror<'o> {
+    fn new(
+        options: MirrorOptions,
+        control: &Control,
+        observer: &'o mut dyn MirrorObserver,
+    ) -> Result<Mirror<'o>, MirrorError> {
+        let how = following(&options, observer.changes());
+        let keeper = Keeper::open(options.server, options.file, how)?;
+        let relay = options.serve.map(Relay::bind).transpose()?;
+        let socket = connected(options.server, options.receive_buffer)?;
+        let system = LoopError::system;
+        let receive_buffer = socket.receive_buffer_len().map_err(system("size the socket"))?;
+        let random = OsRandom::new().map_err(system("draw random numbers"))?;
+        let mut poller =
+            Poller::new(options.waiting, control).map_err(system("make a poll"))?;
+        let source = poller.add(&socket).map_err(system("watch the socket"))?;
+        let config = ClientConfig {
+            filter: options.filter,
+            held: keeper.held_tree(),
+            receive_buffer,
+            audit_interval: options.audit_interval,
+            ..ClientConfig::default()
+        };
+        let clock = Clock::start();
+        let now = clock.now();
+        let client = Client::new(config, Box::new(random), now);
+        Ok(Mirror {
+            clock,
+            poller,
+            source,
+            buffered_max: buffered_max(&socket),
+            outlet: Outlet::of_client(socket),
+            batch: RecvBatch::default(),
+            core: Core::new(client, keeper, observer, how, options.until),
+            relay,
+            journal: Journal::new(control, now),
+            deadlines: Deadlines {
+                started: now,
+                connect: options.connect_timeout.map(|timeout| now.after(timeout)),
+                end: options.run_for.map(|time| now.after(time)),
+                progress: now,
+                save: now.after(SAVE_INTERVAL),
+            },
+        })
+    }
+
+    fn turns(&mut self, control: &mut Control) -> Result<MirrorEnd, MirrorError> {
+        loop {
+            self.reload(control);
+            let timeout = self.clock.until(self.deadline());
+            self.poller.wait(timeout, control).map_err(LoopError::system("wait for datagrams"))?;
+            self.receive()?;
+            self.core.handle_timeout(self.clock.now(), &mut self.outlet)?;
+            self.outlet.flush();
+            self.relay()?;
+            self.core.tell_changes();
+            self.keep();
+            if let Some(end) = self.ended(control)? {
+                return Ok(end);
+            }
+        }
+    }
+
+    fn deadline(&self) -> Time {
+        let Deadlines { connect, end, progress, save, .. } = &self.deadlines;
+        let connect = connect.filter(|_| !self.core.was_joined);
+        let fixed = [Some(*progress), Some(*save), *end, connect, self.core.client.poll_timeout()];
+        let relay = self.relay.as_ref().map(Relay::deadline);
+        let all = fixed.into_iter().chain([relay, Some(self.journal.deadline())]);
+        all.flatten().min().unwrap_or(Time(u64::MAX))
+    }
+
+    /// Takes all that came, so far as it can have lain there when the turn began.
+    fn receive(&mut self) -> Result<(), MirrorError> {
+        let mut read = 0;
+        while self.poller.is_ready(self.source) && read <= self.buffered_max {
+            match self.outlet.socket.receive(&mut self.batch) {
+                Ok(0) => {
+                    self.poller.drained(self.source);
+                    break;
+                }
+                Ok(count) => {
+                    read += count;
+                    self.take_batch()?;
+                }
+                Err(_) => {
+                    read += 1;
+                    self.core.client.handle_unreachable(self.clock.now());
+                    self.core.drain(self.clock.now(), &mut self.outlet)?;
+                }
+            }
+            self.relay()?;
+        }
+        Ok(())
+    }
+
+    fn take_batch(&mut self) -> Result<(), MirrorError> {
+        let now = self.clock.now();
+        for (from, datagram) in &self.batch {
+            trace_in(from, datagram);
+            self.core.handle_datagram(now, datagram, &mut self.outlet)?;
+        }
+        self.outlet.flush();
+        Ok(())
+    }
+
+    /// Lets the relay go on, if there is one and it has something to serve.
+    fn relay(&mut self) -> Result<(), MirrorError> {
+        let Some(relay) = &mut self.relay else { return Ok(()) };
+        let Some(datagram_size) = self.core.attached.map(|joined| joined.datagram_size) else {
+            return Ok(());
+        };
+        let end = self.core.end_of_period();
+        if let Some(leaves) = self.core.keeper.leaves_mut() {
+            relay.follow(&mut self.poller, self.clock, datagram_size, leaves)?;
+            relay.turn(&mut self.poller, end, leaves);
+        }
+        Ok(())
+    }
+
+    /// What is due now and then.
+    fn keep(&mut self) {
+        let now = self.clock.now();
+        if now >= self.deadlines.progress {
+            self.deadlines.progress = now.after(PROGRESS_INTERVAL);
+            self.core.tell_progress();
+        }
+        if now >= self.deadlines.save {
+            self.deadlines.save = now.after(SAVE_INTERVAL);
+            self.core.save();
+        }
+        let (core, outlet, relay) = (&self.core, &self.outlet, self.relay.as_ref());
+        self.journal.keep(now, || counters(core, outlet, relay));
+    }
+
+    fn ended(&self, control: &Control) -> Result<Option<MirrorEnd>, MirrorError> {
+        let now = self.clock.now();
+        let Deadlines { started, connect, end, .. } = self.deadlines;
+        if control.is_stopped() {
+            return Ok(Some(MirrorEnd::Stopped));
+        }
+        if self.core.end.is_some() {
+            return Ok(self.core.end);
+        }
+        if end.is_some_and(|end| now >= end) {
+            return Ok(Some(MirrorEnd::TimeUp));
+        }
+        if !self.core.was_joined && connect.is_some_and(|connect| now >= connect) {
+            let (server, waited) = (self.core.keeper.server(), now.since(started));
+            return Err(MirrorError::Unreachable { server, waited });
+        }
+        Ok(None)
+    }
+
+    fn reload(&mut self, control: &mut Control) {
+        match (control.take_reload(), &mut self.relay) {
+            (None, _) => {}
+            (Some(Ok(config)), Some(relay)) => {
+                relay.reconfigure(config);
+                info!("the configuration was read again");
+            }
+            (Some(Ok(_)), None) => info!("nothing of a mirror is reloaded"),
+            (Some(Err(error)), _) => warn!("the configuration stays as it is: {error}"),
+        }
+    }
+
+    /// Says goodbye, saves, and closes the file, however the loop ended.
+    fn finish(mut self, outcome: Result<MirrorEnd, MirrorError>) -> Result<MirrorReport, MirrorError> {
+        let status = self.core.status();
+        if let (Some(relay), Some(leaves)) = (&mut self.relay, self.core.keeper.leaves()) {
+            relay.leave(leaves);
+        }
+        self.core.save();
+        self.core.client.leave();
+        // What happens to a session that is over interests nobody.
+        let _ = self.core.drain(self.clock.now(), &mut self.outlet);
+        self.outlet.flush();
+        let counters = counters(&self.core, &self.outlet, self.relay.as_ref());
+        self.journal.end(&counters);
+        let (tree_id, life) = match self.core.keeper.leaves() {
+            Some(leaves) => (Some(leaves.tree_id()), leaves.life()),
+            None => (None, Life(0)),
+        };
+        let closed = self.core.keeper.close();
+        let end = outcome?;
+        closed?;
+        Ok(MirrorReport { end, status, tree_id, life, counters })
+    }
+}
+
+fn following(options: &MirrorOptions, changes: Changes) -> Following {
+    let relays = options.serve.is_some();
+    let wanted = changes == Changes::Wanted;
+    Following {
+        mark: if relays || wanted { Mark::Changed } else { Mark::Quiet },
+        noting: if relays && wanted { Noting::On } else { Noting::Off },
+        coverage: if is_whole(&options.filter) { Coverage::Whole } else { Coverage::Part },
+    }
+}
+
+fn counters(core: &Core<'_>, outlet: &Outlet, relay: Option<&Relay>) -> Counters {
+    let mut counters = Counters::default();
+    counters.add("client", core.client.counters().entries());
+    let status = core.status();
+    let levels = [
+        ("in_sync", "1 while the copy is known to equal the server's tree.", status.in_sync.into()),
+        ("held_leaves", "Leaves held as the server had them last.", status.held_leaves.into()),
+        ("wanted_leaves", "Leaves wanted.", status.wanted_leaves.into()),
+    ];
+    for (name, help, value) in levels {
+        counters.add_level("client", name, help, value);
+    }
+    outlet.count(PARTS, &mut counters);
+    if let Some(relay) = relay {
+        relay.count(&mut counters);
+    }
+    counters
+}
+
+/// The protocol client with its replica, and who watches them.
+struct Core<'o> {
+    client: Client,
+    keeper: Keeper,
+    observer: &'o mut dyn MirrorObserver,
+    how: Following,
+    changes: Changes,
+    until: MirrorUntil,
+    was_joined: bool,
+    /// The session in which the replica follows the server.
+    attached: Option<Joined>,
+    taken: Vec<DataLocId>,
+    end: Option<MirrorEnd>,
+}
+
+impl<'o> Core<'o> {
+    fn new(
+        client: Client,
+        keeper: Keeper,
+        observer: &'o mut dyn MirrorObserver,
+        how: Following,
+        until: MirrorUntil,
+    ) -> Core<'o> {
+        Core {
+            client,
+            keeper,
+            changes: observer.changes(),
+            observer,
+            how,
+            until,
+            was_joined: false,
+            attached: None,
+            taken: Vec::new(),
+            end: None,
+        }
+    }
+
+    fn handle_datagram(
+        &mut self,
+        now: Time,
+        datagram: &[u8],
+        outlet: &mut Outlet,
+    ) -> Result<(), MirrorError> {
+        self.client.handle_datagram(now, datagram, self.keeper.leaves_mut());
+        self.drain(now, outlet)
+    }
+
+    fn handle_timeout(&mut self, now: Time, outlet: &mut Outlet) -> Result<(), MirrorError> {
+        if self.client.poll_timeout().is_some_and(|due| due <= now) {
+            self.client.handle_timeout(now, self.keeper.leaves_mut());
+        }
+        self.drain(now, outlet)
+    }
+
+    /// Sends what the client planned, and does what its events ask for.
+    fn drain(&mut self, now: Time, outlet: &mut Outlet) -> Result<(), MirrorError> {
+        loop {
+            while let Some(transmit) = self.client.poll_transmit() {
+                outlet.send(transmit, &NoLeaves);
+            }
+            match self.client.poll_event() {
+                None => return Ok(()),
+                Some(event) => self.handle_event(now, event)?,
+            }
+        }
+    }
+
+    fn handle_event(&mut self, now: Time, event: ClientEvent) -> Result<(), MirrorError> {
+        match event {
+            ClientEvent::Joined(joined) => self.joined(now, joined),
+            ClientEvent::Layout => self.layout_came(now)?,
+            ClientEvent::Refused(error) => {
+                self.observer.refused(&error);
+                return Err(self.keeper.refused(error));
+            }
+            ClientEvent::Rejoining => {
+                info!("{}: the session is over, joining again", self.keeper.server());
+                self.observer.rejoining();
+            }
+            ClientEvent::InSync => self.in_sync(),
+            ClientEvent::OutOfSync => self.observer.out_of_sync(),
+        }
+        Ok(())
+    }
+
+    fn joined(&mut self, now: Time, joined: Joined) {
+        self.was_joined = true;
+        info!("{}: joined, life {}", self.keeper.server(), joined.life);
+        self.observer.joined(&joined);
+        if self.keeper.has_layout_of(&joined) {
+            self.attach(now, joined);
+        }
+    }
+
+    fn layout_came(&mut self, now: Time) -> Result<(), MirrorError> {
+        let Some(joined) = self.client.joined().copied() else { return Ok(()) };
+        self.keeper.take_layout(&joined, self.client.layout_blob())?;
+        self.attach(now, joined);
+        Ok(())
+    }
+
+    fn attach(&mut self, now: Time, joined: Joined) {
+        let held = self.keeper.held();
+        let Some(leaves) = self.keeper.leaves_mut() else { return };
+        leaves.set_upstream_life_start(joined.life_start);
+        self.client.attach(now, held, leaves);
+        self.attached = Some(joined);
+        self.observer.attached(leaves.tree());
+    }
+
+    fn in_sync(&mut self) {
+        self.tell_changes();
+        if let Some(leaves) = self.keeper.leaves() {
+            self.observer.in_sync(leaves.tree());
+        }
+        if self.until == MirrorUntil::InSync {
+            self.end.get_or_insert(MirrorEnd::InSync);
+        }
+    }
+
+    /// Tells the observer of leaves that were applied. Beside a relay they are those
+    /// that it has sent on.
+    fn tell_changes(&mut self) {
+        let Some(leaves) = self.keeper.leaves_mut().filter(|_| self.changes == Changes::Wanted)
+        else {
+            return;
+        };
+        self.taken.clear();
+        match self.how.noting {
+            Noting::On => leaves.take_noted(&mut self.taken),
+            Noting::Off => leaves.tree_mut().take_changes(&mut self.taken),
+        }
+        tell(self.observer, leaves, &self.taken, &mut self.end);
+    }
+
+    fn tell_progress(&mut self) {
+        let status = self.status();
+        let tree = self.keeper.leaves().map(TreeLeaves::tree);
+        self.observer.progress(&status, tree);
+    }
+
+    /// Writes down in the file how far the replica has got.
+    fn save(&mut self) {
+        let watermark = self.client.watermark();
+        let Some(leaves) = self.keeper.leaves_mut().filter(|_| self.attached.is_some()) else {
+            return;
+        };
+        let life = leaves.life();
+        leaves.follow(life, watermark);
+    }
+
+    fn status(&self) -> MirrorStatus {
+        let progress = self.client.progress();
+        MirrorStatus {
+            held_leaves: progress.held_leaves,
+            wanted_leaves: progress.wanted_leaves,
+            in_sync: self.client.is_in_sync(),
+            watermark: self.client.watermark(),
+        }
+    }
+
+    /// How far a relay may say that it is.
+    fn end_of_period(&self) -> PeriodEnd {
+        let in_sync = self.client.is_in_sync();
+        PeriodEnd {
+            watermark: self.client.watermark(),
+            source: if in_sync { SourceState::InSync } else { SourceState::Behind },
+        }
+    }
+}
+
+fn tell(
+    observer: &mut dyn MirrorObserver,
+    leaves: &TreeLeaves,
+    taken: &[DataLocId],
+    end: &mut Option<MirrorEnd>,
+) {
+    for leaf in taken {
+        if end.is_some() {
+            return;
+        }
+        if let ControlFlow::Break(()) = observer.changed(leaves.tree(), *leaf) {
+            *end = Some(MirrorEnd::Observer);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What the loops are told: everything has a default but names and addresses.
+
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
+use crate::sync::Prefix;
+use crate::tree::Damaged;
+
+/// Default size of the event ring: some 54,000 datagrams of 1,200 bytes, a
+/// fifth of a second of the most that loopback takes.
+pub const RING_SIZE_DEFAULT: usize = 64 << 20;
+
+/// Size of the arena in which answers are laid out: some 800 datagrams of 1,200
+/// bytes, three REQUESTs of full credit, and small enough to stay in the cache.
+pub(super) const ARENA_SIZE: usize = 1 << 20;
+
+/// Receive buffer asked for: 4 MiB hold some 1,800 datagrams of 1,200 bytes as
+/// Linux books them, and distributions allow less; the kernel's answer counts.
+pub const RECEIVE_BUFFER_DEFAULT: usize = 4 << 20;
+
+/// Send buffer asked for: a device's queue that is full for a moment fills it, and
+/// what finds no room is lost.
+pub(super) const SEND_BUFFER: usize = 4 << 20;
+
+/// How a loop waits for what comes next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Waiting {
+    /// Sleeps until the kernel wakes it.
+    #[default]
+    Sleep,
+    /// Polls without sleeping: lowest latency, one core busy.
+    Spin,
+}
+
+/// What a server and a relay may change while they run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReloadableConfig {
+    /// The tick; zero means "as soon as the input is drained".
+    pub period: Duration,
+    /// Longest time between two datagrams of a view.
+    pub heartbeat: Duration,
+    /// A session ends this long after its client's last datagram.
+    pub lease: Duration,
+    /// Most sessions.
+    pub sessions_max: usize,
+    /// Most filters.
+    pub views_max: usize,
+    /// RESPONSE datagrams a second that one client may draw.
+    pub request_rate: u32,
+    /// Addresses that are let in. Empty means loopback only.
+    pub allowed: Vec<Prefix>,
+    /// Schema that the tree is to follow: it grows when the text extends it.
+    pub schema: Option<PathBuf>,
+}
+
+impl Default for ReloadableConfig {
+    fn default() -> ReloadableConfig {
+        ReloadableConfig {
+            period: Duration::from_millis(100),
+            heartbeat: Duration::from_millis(250),
+            lease: Duration::from_secs(10),
+            sessions_max: 4_096,
+            views_max: 16,
+            request_rate: 1_000_000,
+            allowed: Vec::new(),
+            schema: None,
+        }
+    }
+}
+
+/// Called once with the address that a socket is bound to.
+pub type OnReady = Box<dyn FnOnce(SocketAddr) + Send>;
+
+/// What [`crate::runtime::serve`] needs.
+pub struct ServeOptions {
+    /// The tree file.
+    pub tree: PathBuf,
+    /// Address to listen on; port 0 picks one.
+    pub listen: SocketAddr,
+    /// Largest datagram payload, in bytes.
+    pub datagram_size: usize,
+    /// How the loop waits.
+    pub waiting: Waiting,
+    /// What to do with damaged leaves.
+    pub damaged: Damaged,
+    /// Size of the event ring, in bytes.
+    pub ring_size: usize,
+    /// Receive buffer to ask for, in bytes.
+    pub receive_buffer: usize,
+    /// What a reload changes. Others may read it, and see what is in force.
+    pub live: Arc<ArcSwap<ReloadableConfig>>,
+    /// Called when the server takes datagrams.
+    pub on_ready: Option<OnReady>,
+}
+
+impl ServeOptions {
+    /// The defaults for this tree, on an address of its own on loopback.
+    pub fn new(tree: impl Into<PathBuf>) -> ServeOptions {
+        ServeOptions {
+            tree: tree.into(),
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            datagram_size: DATAGRAM_SIZE_DEFAULT,
+            waiting: Waiting::default(),
+            damaged: Damaged::Refuse,
+            ring_size: RING_SIZE_DEFAULT,
+            receive_buffer: RECEIVE_BUFFER_DEFAULT,
+            live: Arc::default(),
+            on_ready: None,
+        }
+    }
+}
+
+/// The serving side of a mirror: it hands on what it receives.
+pub struct RelayOptions {
+    /// Address to listen on; port 0 picks one.
+    pub listen: SocketAddr,
+    /// Largest datagram payload, in bytes.
+    pub datagram_size: usize,
+    /// Size of the event ring, in bytes.
+    pub ring_size: usize,
+    /// Receive buffer to ask for, in bytes.
+    pub receive_buffer: usize,
+    /// What a reload changes. Its `schema` is not used: layouts come from upstream.
+    pub live: Arc<ArcSwap<ReloadableConfig>>,
+    /// Called when the relay takes datagrams: it has a layout then.
+    pub on_ready: Option<OnReady>,
+}
+
+impl Default for RelayOptions {
+    fn default() -> RelayOptions {
+        RelayOptions {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            datagram_size: DATAGRAM_SIZE_DEFAULT,
+            ring_size: RING_SIZE_DEFAULT,
+            receive_buffer: RECEIVE_BUFFER_DEFAULT,
+            live: Arc::default(),
+            on_ready: None,
+        }
+    }
+}
+
+/// When a mirror ends by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MirrorUntil {
+    /// Never: it is stopped.
+    #[default]
+    Stopped,
+    /// As soon as it is in sync.
+    InSync,
+}
+
+/// What [`crate::runtime::mirror`] needs.
+pub struct MirrorOptions {
+    /// Address of the server or relay.
+    pub server: SocketAddr,
+    /// File of the replica; nothing keeps it in memory alone.
+    pub file: Option<PathBuf>,
+    /// Path of the parent whose leaves are wanted; empty means all.
+    pub filter: String,
+    /// When it ends by itself.
+    pub until: MirrorUntil,
+    /// Longest time to run.
+    pub run_for: Option<Duration>,
+    /// How long the first session may take; nothing means for ever.
+    pub connect_timeout: Option<Duration>,
+    /// Time between two audits of every leaf by checksums.
+    pub audit_interval: Duration,
+    /// How the loop waits.
+    pub waiting: Waiting,
+    /// Receive buffer to ask for, in bytes.
+    pub receive_buffer: usize,
+    /// Serves the replica to others at the same time.
+    pub serve: Option<RelayOptions>,
+}
+
+impl MirrorOptions {
+    /// The defaults: the whole tree of `server`, in memory, until stopped.
+    pub fn new(server: SocketAddr) -> MirrorOptions {
+        MirrorOptions {
+            server,
+            file: None,
+            filter: String::new(),
+            until: MirrorUntil::default(),
+            run_for: None,
+            connect_timeout: None,
+            audit_interval: Duration::from_secs(60),
+            waiting: Waiting::default(),
+            receive_buffer: RECEIVE_BUFFER_DEFAULT,
+            serve: None,
+        }
+    }
+}
+
+/// Whether a device asks for the layout of the tree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LayoutPull {
+    /// It needs paths or fields.
+    Pull,
+    /// It knows its DataLocIDs.
+    #[default]
+    Skip,
+}
+
+/// What [`crate::runtime::Reporter::connect`] needs.
+#[derive(Clone, Debug)]
+pub struct ReporterOptions {
+    /// Address of the server.
+    pub server: SocketAddr,
+    /// Whether the layout is wanted.
+    pub layout: LayoutPull,
+    /// How long the session (and the layout, if wanted) may take.
+    pub connect_timeout: Duration,
+    /// How long a report may wait for room in the window.
+    pub report_timeout: Duration,
+}
+
+impl ReporterOptions {
+    /// The defaults for this server: no layout, 5 s for each wait.
+    pub fn new(server: SocketAddr) -> ReporterOptions {
+        ReporterOptions {
+            server,
+            layout: LayoutPull::default(),
+            connect_timeout: Duration::from_secs(5),
+            report_timeout: Duration::from_secs(5),
+        }
+    }
+}

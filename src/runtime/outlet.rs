@@ -1,0 +1,232 @@
+//! The way out of a loop: plans of the protocol become datagrams on a socket.
+//!
+//! Datagrams of leaves are laid out once and sent to all who get them straight
+//! from there: EVENTs in the event ring, RESPONSEs in an arena of the same kind.
+//! Small finished datagrams are gathered until the end of a batch; those to one
+//! address, of one length, leave as segments of one message.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use tracing::Level;
+use tracing::trace;
+
+use crate::layout::DataLocId;
+use crate::net::Destinations;
+use crate::net::MESSAGE_LEN_MAX;
+use crate::net::Segments;
+use crate::net::UdpSocket;
+use crate::runtime::metrics::Counters;
+use crate::runtime::options::ARENA_SIZE;
+use crate::runtime::ring::Batch;
+use crate::runtime::ring::EventRing;
+use crate::sync::Recipients;
+use crate::sync::Transmit;
+use crate::wire::LeafSource;
+use crate::wire::Pretty;
+
+/// Gathered bytes at which they are sent without waiting for the end of a batch.
+const GATHERED_MAX: usize = 256 << 10;
+
+/// Small datagrams to one peer, one behind the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Run {
+    to: Option<SocketAddr>,
+    bytes: Range<usize>,
+    segment: usize,
+}
+
+/// Small datagrams that wait for the end of a batch.
+#[derive(Debug, Default)]
+struct Gathered {
+    bytes: Vec<u8>,
+    runs: Vec<Run>,
+}
+
+impl Gathered {
+    fn push(&mut self, to: Option<SocketAddr>, datagram: &[u8]) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(datagram);
+        let end = self.bytes.len();
+        match self.runs.last_mut() {
+            Some(run) if run.to == to && takes(run, datagram.len()) => run.bytes.end = end,
+            _ => self.runs.push(Run { to, bytes: start..end, segment: datagram.len().max(1) }),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.runs.clear();
+    }
+}
+
+/// All segments of a message are of one length but the last, which may be shorter.
+fn takes(run: &Run, len: usize) -> bool {
+    let whole = run.bytes.len().is_multiple_of(run.segment);
+    whole && (1..=run.segment).contains(&len) && run.bytes.len() + len <= MESSAGE_LEN_MAX
+}
+
+/// The source of those who send no leaves of a tree.
+pub(super) struct NoLeaves;
+
+impl LeafSource for NoLeaves {
+    fn copy_wire(&self, _: DataLocId, _: &mut [u8]) -> Option<usize> {
+        None
+    }
+}
+
+/// A socket with the memory that it sends from.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    /// The socket; receiving goes past the outlet.
+    pub(super) socket: UdpSocket,
+    /// EVENTs and RESPONSEs; nothing on the side of a client, which sends no leaves
+    /// of a tree.
+    memory: Option<Memory>,
+    gathered: Gathered,
+}
+
+#[derive(Debug)]
+struct Memory {
+    ring: EventRing,
+    arena: EventRing,
+}
+
+impl Outlet {
+    /// The way out of a client or device.
+    pub(super) fn of_client(socket: UdpSocket) -> Outlet {
+        Outlet { socket, memory: None, gathered: Gathered::default() }
+    }
+
+    /// The way out of a server.
+    ///
+    /// # Errors
+    /// There is no memory for the ring.
+    pub(super) fn of_server(socket: UdpSocket, ring_size: usize) -> io::Result<Outlet> {
+        let ring = EventRing::new(ring_size)?;
+        let arena = EventRing::new(ARENA_SIZE)?;
+        let memory = Some(Memory { ring, arena });
+        Ok(Outlet { socket, memory, gathered: Gathered::default() })
+    }
+
+    /// Takes one plan: small datagrams wait for [`Outlet::flush`], all others are sent.
+    ///
+    /// A datagram that finds no room, or whose address fails, is lost and counted.
+    pub(super) fn send(&mut self, transmit: Transmit<'_>, source: &impl LeafSource) {
+        match transmit {
+            Transmit::Datagram { to: Recipients::Peer, bytes } => self.gather(None, bytes),
+            Transmit::Datagram { to: Recipients::One(to), bytes } => self.gather(Some(to), bytes),
+            Transmit::Datagram { to: Recipients::All(to), bytes } => self.send_shared(to, bytes),
+            Transmit::Leaves { to, packets, leaves, segment } => {
+                self.send_leaves(to, Batch { packets, leaves, segment }, source);
+            }
+        }
+    }
+
+    /// Sends what was gathered.
+    pub(super) fn flush(&mut self) {
+        let Gathered { bytes, runs } = &self.gathered;
+        let segments = |run: &Run| Segments::new(&bytes[run.bytes.clone()], run.segment);
+        for run in runs.iter().filter(|run| run.to.is_none()) {
+            self.socket.send_segments(Destinations::Connected, segments(run));
+        }
+        let addressed = runs.iter().filter_map(|run| Some((run.to?, segments(run))));
+        if runs.iter().any(|run| run.to.is_some()) {
+            self.socket.send_runs(addressed);
+        }
+        self.gathered.clear();
+    }
+
+    /// Adds what socket and ring count.
+    pub(super) fn count(&self, parts: OutletParts, counters: &mut Counters) {
+        counters.add_socket(parts.socket, &self.socket.counters());
+        if let Some(memory) = &self.memory {
+            counters.add(parts.ring, memory.ring.counters().entries());
+            counters.add(parts.arena, memory.arena.counters().entries());
+        }
+    }
+
+    fn gather(&mut self, to: Option<SocketAddr>, datagram: &[u8]) {
+        trace_out(datagram);
+        self.gathered.push(to, datagram);
+        if self.gathered.bytes.len() >= GATHERED_MAX {
+            self.flush();
+        }
+    }
+
+    fn send_shared(&mut self, to: &[SocketAddr], datagram: &[u8]) {
+        trace_out(datagram);
+        let segments = Segments::new(datagram, datagram.len().max(1));
+        self.socket.send_segments(Destinations::Each(to), segments);
+    }
+
+    fn send_leaves(&mut self, to: Recipients<'_>, batch: Batch<'_>, source: &impl LeafSource) {
+        let memory = self.memory.as_mut().expect("only a server sends leaves of a tree");
+        let (ring, destinations) = match to {
+            Recipients::All(addresses) => (&mut memory.ring, Destinations::Each(addresses)),
+            Recipients::One(_) | Recipients::Peer => (&mut memory.arena, destinations(&to)),
+        };
+        let socket = &mut self.socket;
+        ring.lay_out(batch, source, |bytes| {
+            bytes.chunks(batch.segment).for_each(trace_out);
+            let segments = Segments::new(bytes, batch.segment);
+            socket.send_segments(destinations, segments);
+        });
+    }
+}
+
+fn destinations<'a>(to: &'a Recipients<'_>) -> Destinations<'a> {
+    to.addresses().map_or(Destinations::Connected, Destinations::Each)
+}
+
+/// Names under which an outlet counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OutletParts {
+    pub(super) socket: &'static str,
+    pub(super) ring: &'static str,
+    pub(super) arena: &'static str,
+}
+
+/// One line a datagram, for those who ask for it.
+fn trace_out(datagram: &[u8]) {
+    if tracing::enabled!(Level::TRACE) {
+        trace!("out {}", Pretty(datagram));
+    }
+}
+
+/// One line a datagram, for those who ask for it.
+pub(super) fn trace_in(from: SocketAddr, datagram: &[u8]) {
+    if tracing::enabled!(Level::TRACE) {
+        trace!("in from {from}: {}", Pretty(datagram));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(port: u16) -> Option<SocketAddr> {
+        Some(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+
+    #[test]
+    fn equal_datagrams_to_one_address_are_one_run() {
+        let mut gathered = Gathered::default();
+        for (port, len) in [(1, 64), (1, 64), (2, 64), (1, 64), (1, 40), (1, 40), (1, 50)] {
+            gathered.push(address(port), &vec![0; len]);
+        }
+        let found: Vec<_> =
+            gathered.runs.iter().map(|run| (run.to, run.bytes.len(), run.segment)).collect();
+        let expected = [(1, 128, 64), (2, 64, 64), (1, 104, 64), (1, 40, 40), (1, 50, 50)];
+        assert_eq!(found, expected.map(|(port, len, segment)| (address(port), len, segment)));
+    }
+
+    #[test]
+    fn a_run_is_no_longer_than_a_message() {
+        let mut gathered = Gathered::default();
+        (0..60).for_each(|_| gathered.push(None, &[7; 1_200]));
+        let lens: Vec<_> = gathered.runs.iter().map(|run| run.bytes.len()).collect();
+        assert_eq!(lens, [54 * 1_200, 6 * 1_200]);
+    }
+}

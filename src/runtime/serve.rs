@@ -1,0 +1,268 @@
+//! The server's loop: it owns a tree file and serves it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use arc_swap::ArcSwap;
+use tracing::info;
+use tracing::warn;
+
+use crate::layout::TreeRole;
+use crate::runtime::adapter::TreeLeaves;
+use crate::runtime::clock::Clock;
+use crate::runtime::control::Control;
+use crate::runtime::error::LoopError;
+use crate::runtime::error::ServeError;
+use crate::runtime::growth::SchemaRefusal;
+use crate::runtime::growth::extension;
+use crate::runtime::journal::Journal;
+use crate::runtime::metrics::Counters;
+use crate::runtime::options::OnReady;
+use crate::runtime::options::ReloadableConfig;
+use crate::runtime::options::ServeOptions;
+use crate::runtime::options::Waiting;
+use crate::runtime::poll::Poller;
+use crate::runtime::poll::Source;
+use crate::runtime::server_loop::Listen;
+use crate::runtime::server_loop::SERVER;
+use crate::runtime::server_loop::ServingSide;
+use crate::runtime::server_loop::check_capacities;
+use crate::sync::Leaves;
+use crate::sync::PeriodEnd;
+use crate::sync::Reports;
+use crate::sync::SourceState;
+use crate::tree::GrowError;
+use crate::tree::OpenOptions;
+use crate::tree::Recovery;
+use crate::tree::Tree;
+
+/// What a server did.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServeReport {
+    /// The address that it listened on.
+    pub address: SocketAddr,
+    /// Everything that was counted.
+    pub counters: Counters,
+}
+
+/// Serves a tree file until the control ends it: then every client is told, the
+/// state is saved, and the file closed.
+///
+/// The file is locked for as long as this runs. A new life begins when the tree has
+/// been verified and the address is bound; `on_ready` is called after that.
+///
+/// # Errors
+/// The tree is not one that can be served, its leaves do not fit the datagrams, the
+/// address is not to be had, or (later) the file could not be written back.
+pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, ServeError> {
+    let ServeOptions { waiting, live, on_ready, .. } = &options;
+    let (waiting, live) = (*waiting, Arc::clone(live));
+    let _ = on_ready;
+    let listen = Listen {
+        address: options.listen,
+        datagram_size: options.datagram_size,
+        ring_size: options.ring_size,
+        receive_buffer: options.receive_buffer,
+    };
+    let mut tree = open(&options)?;
+    let schema = live.load().schema.clone();
+    if let Some(schema) = schema {
+        follow_schema(&options.tree, &schema, listen.datagram_size, &mut tree)?;
+    }
+    check_capacities(tree.layout(), listen.datagram_size)?;
+    let outlet = listen.bind(&live.load())?;
+    let life = tree.begin_life(unix_s());
+    let life = life.map_err(|source| sync_error(&options.tree, source))?;
+    let tree = TreeLeaves::served(tree);
+    let kind = (SERVER, Reports::Accept);
+    let clock = Clock::start();
+    let side =
+        ServingSide::new(outlet, Arc::clone(&live), kind, listen.datagram_size, clock, &tree)?;
+    info!("{}: life {life}, {} leaves", options.tree.display(), tree.leaf_count());
+    let serving = Serving { path: options.tree, live, clock, listen, side, tree };
+    serving.run(waiting, control, options.on_ready)
+}
+
+/// Seconds since 1970, by the clock of the machine.
+pub(super) fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn open(options: &ServeOptions) -> Result<Tree, ServeError> {
+    let role = TreeRole::Server;
+    let how = OpenOptions { role, damaged: options.damaged, unix_s: unix_s() };
+    let (tree, recovery) = Tree::open(&options.tree, how)
+        .map_err(|source| ServeError::Open { path: options.tree.clone(), source })?;
+    log_recovery(&options.tree, &recovery);
+    Ok(tree)
+}
+
+/// Says what opening repaired.
+pub(super) fn log_recovery(path: &std::path::Path, recovery: &Recovery) {
+    let path = path.display();
+    info!("{path}: opened, its last owner ended by {:?}", recovery.ending);
+    if let Some(leaf) = recovery.undone {
+        info!("{path}: leaf {leaf} was torn by a crash and has its former data again");
+    }
+    if recovery.damaged_count > 0 {
+        warn!(
+            "{path}: {} leaves were damaged and are empty now, first {:?}",
+            recovery.damaged_count,
+            recovery.damaged.first().map(|leaf| leaf.0)
+        );
+    }
+}
+
+fn sync_error(path: &std::path::Path, source: crate::tree::SyncError) -> LoopError {
+    LoopError::Sync { path: path.to_owned(), source }
+}
+
+/// Lets a tree grow to what a schema file says, if it extends the tree. Says whether it
+/// did; what does not fit is one warning.
+fn follow_schema(
+    path: &std::path::Path,
+    schema: &std::path::Path,
+    datagram_size: usize,
+    tree: &mut Tree,
+) -> Result<Grown, ServeError> {
+    match grow(schema, datagram_size, tree) {
+        Ok(Grown::No) => Ok(Grown::No),
+        Ok(Grown::Yes) => {
+            info!("{}: has grown to {} leaves", path.display(), tree.leaf_count());
+            Ok(Grown::Yes)
+        }
+        Err(Refused::Schema(SchemaRefusal::Grow(source @ GrowError::Name(_)))) => {
+            Err(ServeError::Grow { path: path.to_owned(), source })
+        }
+        Err(refused) => {
+            warn!("{}: the tree stays as it is: {refused}", schema.display());
+            Ok(Grown::No)
+        }
+    }
+}
+
+/// Whether a tree has another layout now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grown {
+    Yes,
+    No,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error(transparent)]
+    Schema(#[from] SchemaRefusal),
+    #[error(transparent)]
+    Size(#[from] LoopError),
+}
+
+fn grow(
+    schema: &std::path::Path,
+    datagram_size: usize,
+    tree: &mut Tree,
+) -> Result<Grown, Refused> {
+    let Some(layout) = extension(schema, tree)? else { return Ok(Grown::No) };
+    check_capacities(&layout, datagram_size)?;
+    tree.grow(layout).map_err(SchemaRefusal::Grow)?;
+    Ok(Grown::Yes)
+}
+
+/// A server that has everything.
+struct Serving {
+    path: PathBuf,
+    live: Arc<ArcSwap<ReloadableConfig>>,
+    clock: Clock,
+    listen: Listen,
+    side: ServingSide,
+    tree: TreeLeaves,
+}
+
+impl Serving {
+    fn run(
+        mut self,
+        waiting: Waiting,
+        mut control: Control,
+        on_ready: Option<OnReady>,
+    ) -> Result<ServeReport, ServeError> {
+        let address = self.side.address()?;
+        let mut poller =
+            Poller::new(waiting, &control).map_err(LoopError::system("make a poll"))?;
+        let source = self.side.register(&mut poller)?;
+        let mut journal = Journal::new(&control, self.clock.now());
+        if let Some(on_ready) = on_ready {
+            on_ready(address);
+        }
+        let outcome = self.turns(&mut poller, source, &mut control, &mut journal);
+        self.side.leave(&self.tree);
+        let counters = self.counters();
+        journal.end(&counters);
+        let closed = self.tree.into_tree().close();
+        outcome?;
+        closed.map_err(|source| sync_error(&self.path, source))?;
+        Ok(ServeReport { address, counters })
+    }
+
+    fn turns(
+        &mut self,
+        poller: &mut Poller,
+        source: Source,
+        control: &mut Control,
+        journal: &mut Journal,
+    ) -> Result<(), ServeError> {
+        while !control.is_stopped() {
+            self.reload(control)?;
+            let deadline = self.side.deadline().min(journal.deadline());
+            let timeout = self.clock.until(deadline);
+            poller.wait(timeout, control).map_err(LoopError::system("wait for datagrams"))?;
+            self.side.turn(poller, source, end_of_period, &mut self.tree);
+            journal.keep(self.clock.now(), || self.counters());
+        }
+        Ok(())
+    }
+
+    fn reload(&mut self, control: &mut Control) -> Result<(), ServeError> {
+        let config = match control.take_reload() {
+            None => return Ok(()),
+            Some(Err(error)) => {
+                warn!("the configuration stays as it is: {error}");
+                return Ok(());
+            }
+            Some(Ok(config)) => config,
+        };
+        if !self.listen.address.ip().is_loopback() && config.allowed.is_empty() {
+            warn!("the configuration stays as it is: it names no prefix that may come in");
+            return Ok(());
+        }
+        let schema = config.schema.clone();
+        self.live.store(Arc::new(config));
+        self.side.reconfigure();
+        info!("the configuration was read again");
+        schema.map_or(Ok(()), |schema| self.follow(&schema))
+    }
+
+    fn follow(&mut self, schema: &std::path::Path) -> Result<(), ServeError> {
+        let (path, size) = (&self.path, self.listen.datagram_size);
+        let grown = self.tree.grow(|tree| follow_schema(path, schema, size, tree))?;
+        if grown == Grown::Yes {
+            self.side.rejoin_all(&self.tree);
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        let mut counters = Counters::default();
+        self.side.count(&mut counters);
+        let help = "Leaves of the tree.";
+        counters.add_level("tree", "leaves", help, u64::from(self.tree.leaf_count()));
+        counters
+    }
+}
+
+/// The origin holds everything up to its newest revision.
+fn end_of_period(tree: &TreeLeaves) -> PeriodEnd {
+    PeriodEnd { watermark: tree.newest_revision(), source: SourceState::InSync }
+}

@@ -1,0 +1,392 @@
+//! The serving side of a loop: a protocol server, its socket and its clock.
+//!
+//! A server's loop has one, and so has a relay's, over the tree that its other side
+//! fills. Datagrams are taken before time is: a process that was stopped for a while
+//! reads what came meanwhile before it lets a lease run out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tracing::debug;
+use tracing::info;
+
+use crate::layout::Parent;
+use crate::layout::ParentId;
+use crate::layout::leaf_wire_len;
+use crate::layout::limits::DATAGRAM_HEADER_LEN;
+use crate::layout::limits::DATAGRAM_SIZE_MAX;
+use crate::layout::limits::DATAGRAM_SIZE_MIN;
+use crate::layout::limits::RESPONSE_BODY_LEN;
+use crate::net::RecvBatch;
+use crate::net::SocketOptions;
+use crate::net::UdpSocket;
+use crate::runtime::adapter::TreeLeaves;
+use crate::runtime::clock::Clock;
+use crate::runtime::clock::OsRandom;
+use crate::runtime::clock::cookie_mac;
+use crate::runtime::error::LoopError;
+use crate::runtime::metrics::Counters;
+use crate::runtime::options::ReloadableConfig;
+use crate::runtime::options::SEND_BUFFER;
+use crate::runtime::outlet::Outlet;
+use crate::runtime::outlet::OutletParts;
+use crate::runtime::outlet::trace_in;
+use crate::runtime::poll::Poller;
+use crate::runtime::poll::Source;
+use crate::sync::PeriodEnd;
+use crate::sync::Reports;
+use crate::sync::Role;
+use crate::sync::ServedLeaves;
+use crate::sync::Server;
+use crate::sync::ServerConfig;
+use crate::sync::ServerEvent;
+use crate::sync::SourceState;
+use crate::sync::Time;
+use crate::tree::Layout;
+
+/// Names under which the two kinds of server count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Parts {
+    server: &'static str,
+    outlet: OutletParts,
+}
+
+/// A server that owns its tree.
+pub(super) const SERVER: Parts = Parts {
+    server: "server",
+    outlet: OutletParts { socket: "socket", ring: "ring", arena: "arena" },
+};
+
+/// The serving side of a mirror.
+pub(super) const RELAY: Parts = Parts {
+    server: "relay",
+    outlet: OutletParts { socket: "relay_socket", ring: "relay_ring", arena: "relay_arena" },
+};
+
+/// Where and how a server listens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listen {
+    pub(super) address: SocketAddr,
+    pub(super) datagram_size: usize,
+    pub(super) ring_size: usize,
+    pub(super) receive_buffer: usize,
+}
+
+impl Listen {
+    /// Binds a socket, if those who reach it are meant to.
+    pub(super) fn bind(&self, config: &ReloadableConfig) -> Result<Outlet, LoopError> {
+        let Listen { address, datagram_size: found, .. } = *self;
+        if !address.ip().is_loopback() && config.allowed.is_empty() {
+            return Err(LoopError::Exposed { address });
+        }
+        let (min, max) = (DATAGRAM_SIZE_MIN, DATAGRAM_SIZE_MAX);
+        if !(min..=max).contains(&found) {
+            return Err(LoopError::DatagramRange { min, max, found });
+        }
+        let options = SocketOptions {
+            receive_buffer: self.receive_buffer,
+            send_buffer: SEND_BUFFER,
+            ..SocketOptions::default()
+        };
+        let socket = UdpSocket::bind(address, &options)
+            .map_err(|source| LoopError::Bind { address, source })?;
+        Outlet::of_server(socket, self.ring_size).map_err(LoopError::system("map the event ring"))
+    }
+}
+
+/// Datagrams that the receive buffer of a socket may hold at most: joined ones share
+/// what the kernel books beside their bytes, and none of ours is shorter than a
+/// header; of shorter ones the kernel books more.
+pub(super) fn buffered_max(socket: &UdpSocket) -> usize {
+    socket.receive_buffer_len().unwrap_or(0) / DATAGRAM_HEADER_LEN
+}
+
+/// Checks that the largest leaf of every parent fits a RESPONSE.
+pub(super) fn check_capacities(layout: &Layout, datagram_size: usize) -> Result<(), LoopError> {
+    let needed = |row: &Parent| {
+        let heads = DATAGRAM_HEADER_LEN + RESPONSE_BODY_LEN;
+        heads + leaf_wire_len(row.capacity.get() as usize)
+    };
+    let largest = layout.owners().max_by_key(|row| row.capacity.get());
+    match largest.filter(|row| needed(row) > datagram_size) {
+        None => Ok(()),
+        Some(row) => Err(LoopError::DatagramSize {
+            parent: layout.parent_path(ParentId(row.parent_id.get())).unwrap_or_default(),
+            capacity: row.capacity.get(),
+            datagram_size,
+            needed: needed(row),
+        }),
+    }
+}
+
+/// A protocol server with its socket.
+pub(super) struct ServingSide {
+    server: Server,
+    outlet: Outlet,
+    batch: RecvBatch,
+    live: Arc<ArcSwap<ReloadableConfig>>,
+    clock: Clock,
+    parts: Parts,
+    reports: Reports,
+    datagram_size: usize,
+    period: Duration,
+    next_tick: Time,
+    last_source: SourceState,
+    /// Datagrams that the receive buffer may hold: after so many, all that lay in it
+    /// when a turn began has been read.
+    buffered_max: usize,
+}
+
+impl ServingSide {
+    /// A server of `tree` on a socket that was bound.
+    pub(super) fn new(
+        outlet: Outlet,
+        live: Arc<ArcSwap<ReloadableConfig>>,
+        kind: (Parts, Reports),
+        datagram_size: usize,
+        clock: Clock,
+        tree: &TreeLeaves,
+    ) -> Result<ServingSide, LoopError> {
+        let (parts, reports) = kind;
+        let random = OsRandom::new().map_err(LoopError::system("draw random numbers"))?;
+        let config = server_config(&live.load(), datagram_size, reports);
+        let period = config.period;
+        let server = Server::new(config, Box::new(random), clock.now(), tree);
+        Ok(ServingSide {
+            server,
+            buffered_max: buffered_max(&outlet.socket),
+            outlet,
+            batch: RecvBatch::default(),
+            live,
+            next_tick: clock.now().after(period),
+            last_source: SourceState::InSync,
+            clock,
+            parts,
+            reports,
+            datagram_size,
+            period,
+        })
+    }
+
+    /// The address that it listens on.
+    pub(super) fn address(&self) -> Result<SocketAddr, LoopError> {
+        self.outlet.socket.local_addr().map_err(LoopError::system("name the socket"))
+    }
+
+    /// Lets a poll watch the socket.
+    pub(super) fn register(&self, poller: &mut Poller) -> Result<Source, LoopError> {
+        poller.add(&self.outlet.socket).map_err(LoopError::system("watch the socket"))
+    }
+
+    /// When the next turn is due though no datagram comes.
+    pub(super) fn deadline(&self) -> Time {
+        let timeout = self.server.poll_timeout();
+        let tick = (!self.period.is_zero()).then_some(self.next_tick);
+        // Neither is there while nobody listens and ticks are made by changes.
+        timeout.into_iter().chain(tick).min().unwrap_or(Time(u64::MAX))
+    }
+
+    /// Takes what came, ends a period if it is time, and looks at the clock. `end`
+    /// says how far the tree is.
+    pub(super) fn turn(
+        &mut self,
+        poller: &mut Poller,
+        source: Source,
+        end: impl Fn(&TreeLeaves) -> PeriodEnd,
+        tree: &mut TreeLeaves,
+    ) {
+        let mut read = 0;
+        while poller.is_ready(source) && read <= self.buffered_max {
+            match self.receive(tree) {
+                0 => {
+                    poller.drained(source);
+                    break;
+                }
+                count => read += count,
+            }
+            self.tick_on_time(end(tree), tree);
+        }
+        self.tick_on_time(end(tree), tree);
+        self.tick_on_change(end(tree), tree);
+        self.server.handle_timeout(self.clock.now());
+        self.drain(tree);
+        self.outlet.flush();
+    }
+
+    /// Takes over the configuration that is in force now.
+    pub(super) fn reconfigure(&mut self) {
+        let config = server_config(&self.live.load(), self.datagram_size, self.reports);
+        self.period = config.period;
+        self.next_tick = self.clock.now().after(self.period);
+        self.server.set_config(config);
+    }
+
+    /// Sends every client to the door again: the tree has another life or layout.
+    pub(super) fn rejoin_all(&mut self, tree: &TreeLeaves) {
+        self.server.rejoin_all(tree);
+        self.drain(tree);
+        self.outlet.flush();
+    }
+
+    /// Says goodbye to every client.
+    pub(super) fn leave(&mut self, tree: &TreeLeaves) {
+        self.server.leave();
+        self.drain(tree);
+        self.outlet.flush();
+    }
+
+    /// Adds what the server and its socket count.
+    pub(super) fn count(&self, counters: &mut Counters) {
+        counters.add(self.parts.server, self.server.counters().entries());
+        let sessions = self.server.session_count() as u64;
+        let help = "Sessions that are open, or half open.";
+        counters.add_level(self.parts.server, "sessions", help, sessions);
+        self.outlet.count(self.parts.outlet, counters);
+    }
+
+    /// Takes one batch of datagrams and says how many came.
+    fn receive(&mut self, tree: &mut TreeLeaves) -> usize {
+        // An unconnected socket tells no errors of peers; what else fails (no memory)
+        // is tried again when the next datagram comes.
+        let count = self.outlet.socket.receive(&mut self.batch).unwrap_or(0);
+        let now = self.clock.now();
+        for (from, datagram) in &self.batch {
+            trace_in(from, datagram);
+            self.server.handle_datagram(now, from, datagram, tree);
+            send_all(&mut self.server, &mut self.outlet, tree);
+        }
+        self.outlet.flush();
+        self.log_events();
+        count
+    }
+
+    fn tick_on_time(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
+        let now = self.clock.now();
+        if self.period.is_zero() || now < self.next_tick {
+            return;
+        }
+        // On a grid, so that periods do not drift; one that was missed is left out.
+        let next = self.next_tick.after(self.period);
+        self.next_tick = if next > now { next } else { now.after(self.period) };
+        self.end_period(now, end, tree);
+    }
+
+    fn tick_on_change(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
+        let news = tree.has_changes() || end.source != self.last_source;
+        if self.period.is_zero() && news {
+            self.end_period(self.clock.now(), end, tree);
+        }
+    }
+
+    fn end_period(&mut self, now: Time, end: PeriodEnd, tree: &mut TreeLeaves) {
+        self.last_source = end.source;
+        self.server.handle_changes(now, end, tree);
+        self.drain(tree);
+    }
+
+    fn drain(&mut self, tree: &TreeLeaves) {
+        send_all(&mut self.server, &mut self.outlet, tree);
+        self.log_events();
+    }
+
+    fn log_events(&mut self) {
+        while let Some(event) = self.server.poll_event() {
+            match event {
+                ServerEvent::Joined { address, role: Role::Replica } => {
+                    info!("{address} joined as a replica");
+                }
+                ServerEvent::Joined { address, role: Role::Device } => {
+                    debug!("{address} joined as a device");
+                }
+                ServerEvent::Left { address } => debug!("{address} left"),
+                ServerEvent::Expired { address } => {
+                    info!("{address} was not heard of for its lease and is dropped");
+                }
+                ServerEvent::Refused { address, reason } => {
+                    debug!("{address} was refused: {reason:?}");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Sends what the server planned, before its tree may change.
+fn send_all(server: &mut Server, outlet: &mut Outlet, tree: &TreeLeaves) {
+    while let Some(transmit) = server.poll_transmit() {
+        outlet.send(transmit, tree);
+    }
+}
+
+fn server_config(
+    live: &ReloadableConfig,
+    datagram_size: usize,
+    reports: Reports,
+) -> ServerConfig {
+    ServerConfig {
+        datagram_size,
+        period: live.period,
+        heartbeat: live.heartbeat,
+        lease: live.lease,
+        sessions_max: live.sessions_max,
+        views_max: live.views_max,
+        request_rate: live.request_rate,
+        reports,
+        allowed: live.allowed.clone(),
+        ..ServerConfig::new(cookie_mac)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_capacity_decides_about_the_datagram_size() {
+        let text = "[[parent]]\nname = \"small\"\nleaves = 2\ncapacity = 64\n\
+                    [[parent]]\nname = \"large\"\nleaves = 1\ncapacity = 1080\n";
+        let layout = Layout::from_toml(text).unwrap();
+        assert!(check_capacities(&layout, 1_200).is_ok(), "96 + 24 + 1,080");
+        let layout = Layout::from_toml(&text.replace("1080", "1081")).unwrap();
+        match check_capacities(&layout, 1_200) {
+            Err(LoopError::DatagramSize { parent, capacity: 1_081, needed: 1_208, .. }) => {
+                assert_eq!(parent, "/large");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(check_capacities(&layout, 1_208).is_ok());
+    }
+
+    #[test]
+    fn an_address_that_others_reach_needs_prefixes() {
+        let listen = Listen {
+            address: "0.0.0.0:0".parse().unwrap(),
+            datagram_size: 1_200,
+            ring_size: 0,
+            receive_buffer: 0,
+        };
+        let mut config = ReloadableConfig::default();
+        assert!(matches!(listen.bind(&config), Err(LoopError::Exposed { .. })));
+        config.allowed.push("127.0.0.0/8".parse().unwrap());
+        assert!(listen.bind(&config).is_ok());
+        let small = Listen { datagram_size: 1_199, ..listen };
+        assert!(matches!(small.bind(&config), Err(LoopError::DatagramRange { .. })));
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_told() {
+        let config = ReloadableConfig::default();
+        let mut listen = Listen {
+            address: "127.0.0.1:0".parse().unwrap(),
+            datagram_size: 1_200,
+            ring_size: 0,
+            receive_buffer: 0,
+        };
+        let first = listen.bind(&config).unwrap();
+        listen.address = first.socket.local_addr().unwrap();
+        let error = listen.bind(&config).unwrap_err();
+        assert!(error.to_string().contains("the port is taken"), "{error}");
+    }
+}
