@@ -18,6 +18,7 @@ mod fresh;
 mod grow;
 mod growth;
 mod index;
+mod lock;
 mod lookup;
 mod map;
 mod mapped;
