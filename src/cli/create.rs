@@ -22,9 +22,10 @@ use mapleaf::layout::TreeRole;
 use mapleaf::layout::limits::SCHEMA_LEN_MAX;
 use mapleaf::tree::CreateError;
 use mapleaf::tree::CreateOptions;
+use mapleaf::tree::DumpReader;
 use mapleaf::tree::Layout;
+use mapleaf::tree::Mark;
 use mapleaf::tree::Tree;
-use mapleaf::tree::dump::DumpReader;
 
 use crate::cli::exit::Exit;
 use crate::cli::output::word;
@@ -165,7 +166,8 @@ fn fill(path: &Path, input: impl BufRead) -> anyhow::Result<Tree> {
     let mut progress = Progress::new("restoring", "leaves");
     let mut tree = Tree::create(path, layout, options)?;
     while let Some(leaf) = dump.next_leaf()? {
-        tree.restore(leaf.data_loc_id, leaf.revision, &leaf.data, leaf.mark())?;
+        let mark = if leaf.change_flag == 0 { Mark::Quiet } else { Mark::Changed };
+        tree.restore(leaf.data_loc_id, leaf.revision, &leaf.data, mark)?;
         progress.at(u64::from(leaf.data_loc_id.0) + 1, leaf_count);
     }
     tree.restore_watermark(watermark);

@@ -1,11 +1,27 @@
 //! What the `mapleaf` command does with its arguments.
 
+mod agent;
 mod config;
+mod create;
+mod demo;
+mod demo_compare;
+mod demo_devices;
+mod demo_parts;
 mod exit;
+mod interfaces;
+mod lines;
 mod logging;
+mod mirror;
 mod output;
 mod parse;
+mod progress;
+mod proxy;
+mod report;
+mod serve;
+mod serving;
 mod shell;
+mod show;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -53,6 +69,20 @@ struct Common {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a tree file
+    Create(create::CreateArgs),
+    /// Serve a tree
+    Serve(serve::ServeArgs),
+    /// Report changes of leaves, as a device does
+    Report(report::ReportArgs),
+    /// Keep a file a replica of a served tree, and maybe serve it on
+    Mirror(mirror::MirrorArgs),
+    /// Print changes as they arrive
+    Watch(watch::WatchArgs),
+    /// Report this machine's network interfaces
+    Agent(agent::AgentArgs),
+    /// Show it all on this machine: a server, lossy paths, replicas, devices
+    Demo(demo::DemoArgs),
     /// Print the completions of a shell
     Completions(shell::CompletionsArgs),
     /// Write the man pages into a folder
@@ -68,7 +98,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Err(error) => match error.downcast::<clap::Error>() {
             Ok(error) => explain_usage(&error),
             Err(error) => {
-                word(format_args!("mapleaf: {}", one_line(&format!("{error:#}"))));
+                word(format_args!("mapleaf: {}", one_line(&chain(&error))));
                 Exit::Trouble
             }
         },
@@ -76,18 +106,26 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 }
 
 fn perform(args: &[OsString]) -> anyhow::Result<Exit> {
+    let cli = parse(args)?;
+    start_logging(&cli)?;
+    dispatch(cli.command, args)
+}
+
+/// Reads flags, variables and the settings file.
+fn parse(args: &[OsString]) -> anyhow::Result<Cli> {
     let mut command = Cli::command();
     if let Some(path) = config::path_of(&command, args) {
         command = config::apply(command, &path)?;
     }
     let matches = command.try_get_matches_from_mut(args)?;
-    let cli = Cli::from_arg_matches(&matches)?;
-    start_logging(&cli)?;
-    dispatch(cli.command)
+    Ok(Cli::from_arg_matches(&matches)?)
 }
 
 fn start_logging(cli: &Cli) -> anyhow::Result<()> {
-    let usual = "warn";
+    let usual = match cli.command {
+        Command::Serve(_) => "info",
+        _ => "warn",
+    };
     let format = match cli.common.log_json {
         true => LogFormat::Json,
         false => LogFormat::Text,
@@ -95,11 +133,41 @@ fn start_logging(cli: &Cli) -> anyhow::Result<()> {
     logging::start(cli.common.log.as_deref().unwrap_or(usual), format)
 }
 
-fn dispatch(command: Command) -> anyhow::Result<Exit> {
+fn dispatch(command: Command, args: &[OsString]) -> anyhow::Result<Exit> {
     match command {
+        Command::Create(args) => create::create(&args),
+        Command::Serve(serve) => serve::serve(&serve, rereading(args)),
+        Command::Report(args) => report::report(&args),
+        Command::Mirror(args) => mirror::mirror(&args),
+        Command::Watch(args) => watch::watch(&args),
+        Command::Agent(args) => agent::agent(&args),
+        Command::Demo(args) => demo::demo(&args),
         Command::Completions(args) => shell::completions(&args, Cli::command()),
         Command::Man(args) => shell::man(&args, Cli::command()),
     }
+}
+
+/// What the settings of `serve` are when they are read again.
+fn rereading(args: &[OsString]) -> impl Fn() -> anyhow::Result<serve::ServeArgs> + Send + 'static {
+    let args = args.to_owned();
+    move || match parse(&args)?.command {
+        Command::Serve(serve) => Ok(serve),
+        _ => anyhow::bail!("the arguments do not name serve any more"),
+    }
+}
+
+/// The causes of an error, joined by colons. Many say their cause themselves: what
+/// was said is not said again.
+fn chain(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        match told.is_empty() {
+            true => told = cause,
+            false if told.contains(&cause) => {}
+            false => told = format!("{told}: {cause}"),
+        }
+    }
+    told
 }
 
 /// Help and version are data; everything else that clap says is one line.

@@ -10,10 +10,10 @@ use clap::builder::BoolishValueParser;
 
 use mapleaf::runtime;
 use mapleaf::runtime::Control;
-use mapleaf::runtime::Damaged;
 use mapleaf::runtime::ReloadableConfig;
 use mapleaf::runtime::ServeOptions;
 use mapleaf::runtime::Waiting;
+use mapleaf::tree::Damaged;
 
 use crate::cli::exit::Exit;
 use crate::cli::output::say;

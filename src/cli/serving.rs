@@ -5,7 +5,6 @@ use core::time::Duration;
 use clap::Args;
 
 use mapleaf::runtime::ReloadableConfig;
-use mapleaf::runtime::parse_prefix;
 use mapleaf::sync::Prefix;
 
 use crate::cli::parse;
@@ -23,8 +22,7 @@ pub(crate) struct ServingArgs {
     pub(crate) datagram_size: usize,
     /// Addresses that are let in, such as 10.0.0.0/8 or fd00::/8; may be repeated
     /// [default: loopback]
-    #[arg(long, env = "MAPLEAF_ALLOW", value_name = "PREFIX", value_delimiter = ',',
-        value_parser = parse_prefix)]
+    #[arg(long, env = "MAPLEAF_ALLOW", value_name = "PREFIX", value_delimiter = ',')]
     allow: Vec<Prefix>,
     /// A client that is silent for so long is dropped
     #[arg(long, env = "MAPLEAF_LEASE", value_name = "TIME", default_value = "10s",
