@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
+use anyhow::anyhow;
 use anyhow::bail;
 use clap::ArgGroup;
 use clap::Args;
@@ -100,8 +101,12 @@ fn new_tree(path: &Path, layout: Layout) -> anyhow::Result<Tree> {
 
 /// A random id; zero means "no tree" on the wire.
 pub(crate) fn new_tree_id() -> anyhow::Result<TreeId> {
-    let id = getrandom::u64().map_err(io::Error::from).context("cannot draw a tree id")?;
-    Ok(TreeId(id.max(1)))
+    Ok(TreeId(draw()?.max(1)))
+}
+
+/// 64 bits that nobody can guess.
+pub(crate) fn draw() -> anyhow::Result<u64> {
+    getrandom::u64().map_err(|error| anyhow!("cannot draw a random number: {error}"))
 }
 
 /// Seconds since 1970; a clock before that counts as 1970.

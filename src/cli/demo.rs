@@ -21,6 +21,7 @@ use mapleaf::tree::CreateOptions;
 use mapleaf::tree::Layout;
 use mapleaf::tree::Tree;
 
+use crate::cli::create::draw;
 use crate::cli::create::new_tree_id;
 use crate::cli::create::unix_s;
 use crate::cli::demo_compare::first_difference;
@@ -133,7 +134,7 @@ pub(crate) fn demo(args: &DemoArgs) -> anyhow::Result<Exit> {
     let stop = control.stop_handle();
     let seed = match args.seed {
         Some(seed) => seed,
-        None => getrandom::u64().map_err(std::io::Error::from).context("cannot draw a seed")?,
+        None => draw()?,
     };
     word(format_args!(
         "demo: {} devices, {} replicas, loss {}, seed {seed}",

@@ -27,7 +27,6 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use clap::Command as ClapCommand;
 use clap::CommandFactory;
 use clap::FromArgMatches;
 use clap::Parser;
@@ -204,6 +203,8 @@ fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Command as ClapCommand;
+
     use super::*;
 
     fn usage(args: &[&str]) -> String {
