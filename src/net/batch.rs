@@ -230,6 +230,6 @@ mod tests {
         batch.note(Received { drops: Some(3), ..nobody }, &mut arrival);
         let expected = Arrival { truncated: 3 + 1 + 1, drops: Some(3), ..Arrival::default() };
         assert_eq!(arrival, expected);
-        assert_eq!(lens(&batch), []);
+        assert!(lens(&batch).is_empty());
     }
 }

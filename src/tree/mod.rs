@@ -31,6 +31,7 @@ mod read;
 mod record;
 mod record_check;
 mod recover;
+mod restore;
 mod scan;
 mod schema;
 mod schema_error;

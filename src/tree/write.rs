@@ -79,6 +79,8 @@ pub enum WriteError {
     },
     /// A server makes revisions in a life: [`Tree::begin_life`] comes first.
     NoLife,
+    /// Leaves are put back before a server's life begins, not in it.
+    LifeBegun,
     /// The highest revision there can be is held already. It takes a forged file.
     RevisionsExhausted,
 }
@@ -102,6 +104,7 @@ impl fmt::Display for WriteError {
                 write!(f, "a replica's tree makes no revisions of its own")
             }
             WriteError::NoLife => write!(f, "a server writes no leaf before its life has begun"),
+            WriteError::LifeBegun => write!(f, "a server in its life puts no leaves back"),
             WriteError::RevisionsExhausted => write!(f, "no higher revision is left"),
         }
     }
@@ -229,7 +232,7 @@ impl Tree {
     }
 
     #[inline]
-    fn target(&self, leaf: DataLocId, data: &[u8]) -> Result<Record, WriteError> {
+    pub(crate) fn target(&self, leaf: DataLocId, data: &[u8]) -> Result<Record, WriteError> {
         let leaf_count = self.leaf_count();
         let record = self.record(leaf).ok_or(WriteError::UnknownLeaf { leaf, leaf_count })?;
         let (capacity, found) = (record.capacity, data.len());
@@ -240,7 +243,7 @@ impl Tree {
     }
 
     #[inline]
-    fn store(&mut self, record: &Record, head: &LeafHead, data: &[u8], mark: Mark) {
+    pub(crate) fn store(&mut self, record: &Record, head: &LeafHead, data: &[u8], mark: Mark) {
         let used = used_len(self.index.data_size(record.leaf));
         store_record(&mut self.owner, record, used, head, data, mark);
         self.note(record, head, mark);
