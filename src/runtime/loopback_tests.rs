@@ -123,8 +123,8 @@ fn data_of(tree: &Tree) -> Vec<Vec<u8>> {
 
 fn leaves_of(tree: &Tree) -> Vec<(LeafHead, Vec<u8>)> {
     let mut data = Vec::new();
-    let mut read = |leaf| (tree.read(DataLocId(leaf), &mut data).unwrap(), data.clone());
-    (0..tree.leaf_count()).map(|leaf| read(leaf)).collect()
+    let read = |leaf| (tree.read(DataLocId(leaf), &mut data).unwrap(), data.clone());
+    (0..tree.leaf_count()).map(read).collect()
 }
 
 fn mirror_with(options: MirrorOptions, seen: &Seen) -> Mirror {
