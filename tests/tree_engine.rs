@@ -157,7 +157,10 @@ mod model {
             for (id, (data, revision)) in self.leaves.iter().enumerate() {
                 let (head, found) = leaf(tree, id as u32);
                 assert_eq!((&found, head.revision.get()), (data, revision.0), "leaf {id}");
-                assert_eq!(tree.is_changed(DataLocId(id as u32)), self.changed.contains(&(id as u32)));
+                assert_eq!(
+                    tree.is_changed(DataLocId(id as u32)),
+                    self.changed.contains(&(id as u32))
+                );
             }
             assert_eq!(tree.change_count() as usize, self.changed.len());
             assert!(tree.newest_revision() >= self.newest);
@@ -179,8 +182,8 @@ mod model {
         let path = folder.path().join("tree");
         let mut shape = Shape { leaves: 5, capacity: 33 };
         let mut tree = server(&path, shape.layout());
-        let mut model = Model::default();
-        model.leaves = vec![(Vec::new(), Revision::ZERO); 10];
+        let leaves = vec![(Vec::new(), Revision::ZERO); 10];
+        let mut model = Model { leaves, ..Model::default() };
         let mut clock = NOW;
         for step in steps {
             match step {
@@ -315,7 +318,8 @@ fn there_is_one_owner_and_creating_overwrites_nothing() {
     assert_eq!(leaf(&open(&path).unwrap().0, 1).1, b"kept");
     let nowhere = Tree::create(&folder.path().join("no/tree"), layout, options(TreeRole::Server));
     assert!(matches!(nowhere, Err(CreateError::Io { .. })));
-    let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let names: Vec<_> =
+        fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["tree"], "nothing is left behind");
 }
 
@@ -457,7 +461,10 @@ mod death {
             assert_eq!((recovery.ending, recovery.damaged_count), (Ending::ProcessDeath, 0));
             undone += u32::from(recovery.undone.is_some());
             let last = check_writes(&tree, acknowledged);
-            assert!(last <= acknowledged + BATCH, "{last} was written, {acknowledged} acknowledged");
+            assert!(
+                last <= acknowledged + BATCH,
+                "{last} was written, {acknowledged} acknowledged"
+            );
             fs::remove_file(&path).unwrap();
         }
         println!("{undone} of {KILLS} kills hit a write");
@@ -696,7 +703,8 @@ mod full {
         let (tree, recovery) = open(&path).unwrap();
         assert_eq!(recovery.ending, Ending::Clean);
         assert_eq!((leaf(&tree, 3).1, leaf(&tree, 4).1), (b"before".to_vec(), b"after".to_vec()));
-        let names: Vec<_> = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["tree"]);
     }
 

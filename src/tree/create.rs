@@ -19,7 +19,7 @@ use crate::tree::extent::Extents;
 use crate::tree::extent::Record;
 use crate::tree::fresh::Fresh;
 use crate::tree::index::Index;
-use crate::tree::map::Map;
+use crate::tree::lock::LockedFile;
 use crate::tree::map::Owner;
 use crate::tree::map::Prefault;
 use crate::tree::map::reserve;
@@ -170,8 +170,8 @@ fn create_in(
     let CreateOptions { role, tree_id, life, unix_s } = options;
     let state = State::new(role, life);
     let mut filled = Filled::new(fresh.file(), Arc::new(layout), state, tree_id, unix_s)?;
-    filled.secure(fresh.file())?;
-    let file = fresh.publish(path.unwrap_or(Path::new(""))).map_err(FillError::io("name it"))?;
+    let file = filled.secure(fresh.file())?;
+    fresh.publish(path.unwrap_or(Path::new(""))).map_err(FillError::io("name it"))?;
     Ok(filled.into_parts(file, path.map(Path::to_owned)).into_tree())
 }
 
@@ -198,7 +198,8 @@ impl Filled {
         let needed = layout.file_len();
         let len = map_len(&layout).map_err(FillError::io("map the file"))?;
         reserve(file, needed).map_err(|source| FillError::Space { needed, source })?;
-        let owner = Map::new(file, len, Prefault::Write).map_err(FillError::io("map the file"))?;
+        let owner =
+            Owner::map_file(file, len, Prefault::Write).map_err(FillError::io("map the file"))?;
         let extents = Extents::new(&layout);
         let index = Index::new(layout.leaf_count(), layout.parent_count());
         let mut filled = Filled { owner, layout, extents, index, state, tree_id, created_unix_s };
@@ -237,15 +238,18 @@ impl Filled {
         self.index.mark(record.leaf);
     }
 
-    /// Locks the file and brings it to the medium.
-    pub(crate) fn secure(&mut self, file: &File) -> Result<(), FillError> {
-        let locked = file.try_lock().map_err(io::Error::from);
-        locked.map_err(FillError::io("lock the file"))?;
-        let synced = self.state.sync(|| file.sync_all());
-        synced.map_err(io::Error::other).map_err(FillError::io("write the file back"))
+    /// Locks the file, before anybody can know its name, and brings it to the
+    /// medium.
+    pub(crate) fn secure(&mut self, file: &File) -> Result<LockedFile, FillError> {
+        let file = file.try_clone().map_err(FillError::io("lock the file"))?;
+        let locked = LockedFile::new(file).map_err(io::Error::from);
+        let locked = locked.map_err(FillError::io("lock the file"))?;
+        let synced = self.state.sync(|| locked.file().sync_all());
+        synced.map_err(io::Error::other).map_err(FillError::io("write the file back"))?;
+        Ok(locked)
     }
 
-    pub(crate) fn into_parts(self, file: File, path: Option<PathBuf>) -> Parts {
+    pub(crate) fn into_parts(self, file: LockedFile, path: Option<PathBuf>) -> Parts {
         Parts {
             file,
             path,

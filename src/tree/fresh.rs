@@ -60,7 +60,7 @@ impl Fresh {
     pub(crate) fn to_replace(path: &Path) -> io::Result<Fresh> {
         let name = beside(path, "next")?;
         match fs::remove_file(&name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Fresh::temporary(name),
         }
     }
@@ -77,32 +77,24 @@ impl Fresh {
 
     /// Gives the file the name `path`, and refuses if that exists. The name is on
     /// the medium when this returns.
-    pub(crate) fn publish(self, path: &Path) -> io::Result<File> {
-        let file = self.file.try_clone()?;
+    pub(crate) fn publish(self, path: &Path) -> io::Result<()> {
         match &self.name {
-            Name::Memory => return Ok(file),
+            Name::Memory => return Ok(()),
             Name::None => link_unnamed(&self.file, path)?,
             // A link, as a rename would overwrite. Dropping removes the other name.
             Name::Temporary(name) => fs::hard_link(name, path)?,
         }
-        sync_folder_of(path)?;
-        Ok(file)
+        sync_folder_of(path)
     }
 
-    /// Puts the file in the place of `path`. What comes with the file says whether
-    /// the new name is on the medium: it is in effect in any case.
-    pub(crate) fn replace(mut self, path: &Path) -> io::Result<(File, io::Result<()>)> {
-        let file = self.file.try_clone()?;
+    /// Puts the file in the place of `path`. The inner result says whether the new
+    /// name is on the medium: it is in effect in any case.
+    pub(crate) fn replace(mut self, path: &Path) -> io::Result<io::Result<()>> {
         if let Name::Temporary(name) = &self.name {
             fs::rename(name, path)?;
             self.name = Name::None;
         }
-        Ok((file, sync_folder_of(path)))
-    }
-
-    /// The file of a tree without a name.
-    pub(crate) fn keep(self) -> io::Result<(File, io::Result<()>)> {
-        Ok((self.file.try_clone()?, Ok(())))
+        Ok(sync_folder_of(path))
     }
 }
 
@@ -170,8 +162,8 @@ mod tests {
         let fresh = Fresh::for_new(&path).unwrap();
         let late = Fresh::for_new(&path).unwrap();
         assert!(names(folder.path()).is_empty());
-        let file = fresh.publish(&path).unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        fresh.publish(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(late.publish(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(names(folder.path()), ["tree"]);
     }
@@ -196,7 +188,7 @@ mod tests {
         fs::write(folder.path().join(".tree.next"), "left").unwrap();
         let fresh = Fresh::to_replace(&path).unwrap();
         fs::write(folder.path().join(".tree.next"), "new").unwrap();
-        fresh.replace(&path).unwrap().1.unwrap();
+        fresh.replace(&path).unwrap().unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(names(folder.path()), ["tree"]);
     }

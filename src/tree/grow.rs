@@ -11,12 +11,13 @@ use crate::layout::TreeRole;
 use crate::tree::create::FillError;
 use crate::tree::create::Filled;
 use crate::tree::fresh::Fresh;
-use crate::tree::mapped::Parts;
-use crate::tree::mapped::Tree;
 use crate::tree::growth::Growth;
 use crate::tree::growth::GrowthError;
+use crate::tree::lock::LockedFile;
+use crate::tree::mapped::Parts;
+use crate::tree::mapped::Tree;
 use crate::tree::plan::Layout;
-use crate::tree::record::head_of;
+use crate::tree::record::leaf_head;
 
 /// Why a tree did not grow. But for [`GrowError::Name`] it is as it was, and goes on.
 #[derive(Debug)]
@@ -92,12 +93,25 @@ impl Tree {
             None => Fresh::memory(),
         };
         let fresh = fresh.map_err(FillError::io("create the new file"))?;
-        let filled = self.filled(&fresh, new, &growth)?;
-        self.put_in_place(fresh, filled)?;
+        let (filled, file) = self.filled(&fresh, new, &growth)?;
+        let named = match &self.path {
+            Some(path) => fresh.replace(path).map_err(FillError::io("name the new file"))?,
+            None => Ok(()),
+        };
+        self.adopt(filled.into_parts(file, self.path.clone()));
+        named.map_err(|source| {
+            self.state.fail();
+            GrowError::Name(source)
+        })?;
         Ok(growth)
     }
 
-    fn filled(&self, fresh: &Fresh, new: Layout, growth: &Growth) -> Result<Filled, FillError> {
+    fn filled(
+        &self,
+        fresh: &Fresh,
+        new: Layout,
+        growth: &Growth,
+    ) -> Result<(Filled, LockedFile), FillError> {
         let mut state = self.state.for_new_file();
         if self.role() == TreeRole::Server {
             state.watermark = self.run.newest;
@@ -108,32 +122,18 @@ impl Tree {
         for (from, to) in pairs(growth) {
             self.copy_leaf(from, to, &mut filled, &mut data);
         }
-        filled.secure(fresh.file())?;
-        Ok(filled)
+        let file = filled.secure(fresh.file())?;
+        Ok((filled, file))
     }
 
     fn copy_leaf(&self, from: DataLocId, to: DataLocId, filled: &mut Filled, data: &mut Vec<u8>) {
         let head = self.read(from, data).expect("growth names leaves of the old layout");
         let record = filled.extents.record(to).expect("growth names leaves of the new layout");
-        let head = head_of(to, Revision(head.revision.get()), data);
+        let head = leaf_head(to, Revision(head.revision.get()), data);
         filled.put(&record, &head, data);
         if self.is_changed(from) {
             filled.flag(&record);
         }
-    }
-
-    fn put_in_place(&mut self, fresh: Fresh, filled: Filled) -> Result<(), GrowError> {
-        let path = self.path.clone();
-        let (file, named) = match &path {
-            Some(path) => fresh.replace(path),
-            None => fresh.keep(),
-        }
-        .map_err(FillError::io("name the new file"))?;
-        self.adopt(filled.into_parts(file, path));
-        named.map_err(|source| {
-            self.state.fail();
-            GrowError::Name(source)
-        })
     }
 
     /// Goes over to a new file. Readers are told by the swap; the old file is

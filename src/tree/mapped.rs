@@ -1,6 +1,5 @@
 //! The tree in use: one owner, its columns, and what it answers.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -20,6 +19,7 @@ use crate::layout::leaf_wire_len;
 use crate::tree::extent::Extents;
 use crate::tree::extent::Record;
 use crate::tree::index::Index;
+use crate::tree::lock::LockedFile;
 use crate::tree::map::Map;
 use crate::tree::map::Owner;
 use crate::tree::plan::Layout;
@@ -43,8 +43,7 @@ pub(crate) struct Generation {
 /// is like a crash, which the file survives; [`Tree::close`] ends in good order.
 #[derive(Debug)]
 pub struct Tree {
-    /// The lock is on it.
-    pub(crate) file: File,
+    pub(crate) file: LockedFile,
     pub(crate) path: Option<PathBuf>,
     pub(crate) owner: Owner,
     pub(crate) generation: Arc<Generation>,
@@ -67,7 +66,7 @@ pub(crate) struct Run {
 
 /// What a file and its verified contents make a tree of.
 pub(crate) struct Parts {
-    pub(crate) file: File,
+    pub(crate) file: LockedFile,
     pub(crate) path: Option<PathBuf>,
     pub(crate) owner: Owner,
     pub(crate) layout: Arc<Layout>,
@@ -249,7 +248,7 @@ impl Tree {
     /// file, which verifies it.
     pub fn sync(&mut self) -> Result<(), SyncError> {
         // What is stored through the mapping is written back by this as well.
-        self.state.sync(|| self.file.sync_data())
+        self.state.sync(|| self.file.file().sync_data())
     }
 
     /// Ends in good order: everything is written back and the state says so.

@@ -4,12 +4,9 @@
 //! follows from the schema text; nothing is stored before all was verified.
 
 use core::fmt;
-use std::fs;
 use std::fs::File;
-use std::fs::TryLockError;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,7 +20,9 @@ use crate::layout::TreeRole;
 use crate::layout::limits::PAGE_SIZE;
 use crate::layout::limits::SCHEMA_LEN_MAX;
 use crate::tree::extent::Extents;
-use crate::tree::map::Map;
+use crate::tree::lock::LockedFile;
+use crate::tree::lock::lock_named;
+use crate::tree::map::Owner;
 use crate::tree::map::Prefault;
 use crate::tree::map::reserve;
 use crate::tree::mapped::Parts;
@@ -39,9 +38,6 @@ use crate::tree::recover::Scan;
 use crate::tree::schema_error::SchemaError;
 use crate::tree::state::State;
 use crate::tree::state::SyncError;
-
-/// Times that a name is opened anew because the tree grew meanwhile.
-const ATTEMPTS: u32 = 16;
 
 /// How a tree is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,7 +197,7 @@ impl std::error::Error for OpenError {
 }
 
 impl OpenError {
-    fn io(what: &'static str) -> impl Fn(io::Error) -> OpenError {
+    pub(crate) fn io(what: &'static str) -> impl Fn(io::Error) -> OpenError {
         move |source| OpenError::Io { what, source }
     }
 }
@@ -215,8 +211,8 @@ impl Tree {
     /// The file is in use, or is no whole tree of the wanted kind. It is as it was
     /// then, but for [`OpenError::Sync`].
     pub fn open(path: &Path, options: OpenOptions) -> Result<(Tree, Recovery), OpenError> {
-        let file = lock(path)?;
-        let verified = Verified::read(&file)?;
+        let file = lock_named(path)?;
+        let verified = Verified::read(file.file())?;
         if verified.state.role != options.role {
             return Err(OpenError::Role { expected: options.role, found: verified.state.role });
         }
@@ -224,30 +220,6 @@ impl Tree {
         scan.refuse(options.damaged, parts.extents.leaf_count())?;
         scan.repair(parts.into_tree(), options.unix_s).map_err(OpenError::Sync)
     }
-}
-
-/// Opens and locks the file that has this name at the end.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    for _ in 0..ATTEMPTS {
-        let file = fs::OpenOptions::new().read(true).write(true).open(path);
-        let file = file.map_err(OpenError::io("open the file"))?;
-        let held = file.metadata().map_err(OpenError::io("examine the file"))?;
-        if !held.is_file() {
-            return Err(OpenError::NotAFile);
-        }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked),
-            Err(TryLockError::Error(source)) => return Err(OpenError::io("lock it")(source)),
-        }
-        // The owner may have grown the tree between the opening and the lock: then
-        // this is the old file, which has no name any more.
-        let named = fs::metadata(path).map_err(OpenError::io("examine the file"))?;
-        if (held.dev(), held.ino()) == (named.dev(), named.ino()) {
-            return Ok(file);
-        }
-    }
-    Err(OpenError::Restless)
 }
 
 /// What was read of a file and follows from its schema.
@@ -277,11 +249,12 @@ impl Verified {
     }
 
     /// Maps the file and reads every record.
-    fn map(self, file: File, path: PathBuf) -> Result<(Parts, Scan), OpenError> {
+    fn map(self, file: LockedFile, path: PathBuf) -> Result<(Parts, Scan), OpenError> {
         let len = map_len(&self.layout).map_err(OpenError::io("map the file"))?;
         // A copy of a file may have holes, which a full disk could not fill.
-        reserve(&file, self.layout.file_len()).map_err(OpenError::io("reserve its space"))?;
-        let owner = Map::new(&file, len, Prefault::Read).map_err(OpenError::io("map the file"))?;
+        reserve(file.file(), self.layout.file_len()).map_err(OpenError::io("reserve its space"))?;
+        let owner = Owner::map_file(file.file(), len, Prefault::Read)
+            .map_err(OpenError::io("map the file"))?;
         let extents = Extents::new(&self.layout);
         let (scan, index) = Scan::new(&owner, &extents, &self.layout, &self.state);
         let parts = Parts {

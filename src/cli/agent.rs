@@ -1,0 +1,331 @@
+//! `mapleaf agent`: a device that reports this machine's network interfaces.
+
+use core::ops::Range;
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::bail;
+use clap::Args;
+use clap::builder::BoolishValueParser;
+
+use mapleaf::layout::DataLocId;
+use mapleaf::layout::LayoutHash;
+use mapleaf::layout::ParentId;
+use mapleaf::runtime;
+use mapleaf::runtime::Control;
+use mapleaf::runtime::LayoutPull;
+use mapleaf::runtime::MirrorEnd;
+use mapleaf::runtime::MirrorObserver;
+use mapleaf::runtime::MirrorOptions;
+use mapleaf::runtime::MirrorUntil;
+use mapleaf::runtime::Reporter;
+use mapleaf::runtime::ReporterOptions;
+use mapleaf::tree::Layout;
+use mapleaf::tree::Tree;
+
+use crate::cli::exit::Exit;
+use crate::cli::interfaces::Interface;
+use crate::cli::interfaces::SYS_CLASS_NET;
+use crate::cli::interfaces::read_interfaces;
+use crate::cli::output::Output;
+use crate::cli::output::word;
+use crate::cli::parse;
+use crate::cli::parse::Address;
+use crate::cli::report::is_stop;
+use crate::cli::report::layout_of;
+use crate::cli::report::told;
+
+/// A schema that fits what is reported.
+pub(crate) const EXAMPLE_SCHEMA: &str = include_str!("../../examples/interfaces.toml");
+
+/// Options of `mapleaf agent`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each interface has a leaf of the parent: the one of its name, or else the \
+    next free one.\nFields are filled by their names: name, index, state, mtu, speed_mbps, mac, \
+    carrier, type,\nflags, and those of /sys/class/net/*/statistics, such as rx_bytes. Fields \
+    that the parent\nlacks are skipped, other fields are not touched, and only leaves that \
+    changed are reported.\n\n\
+    Examples:\n  mapleaf agent --print-schema > interfaces.toml\n  \
+    mapleaf agent 127.0.0.1:4720 --parent /host/interfaces --interval 5s"
+)]
+pub(crate) struct AgentArgs {
+    /// Address of the server
+    #[arg(required_unless_present = "print_schema")]
+    addr: Option<Address>,
+    /// Parent whose leaves are the interfaces: its name, or its path
+    #[arg(long, env = "MAPLEAF_PARENT", value_name = "NAME")]
+    parent: Option<String>,
+    /// Time between two looks at the interfaces
+    #[arg(long, env = "MAPLEAF_INTERVAL", value_name = "TIME", default_value = "1s",
+        value_parser = parse::positive_duration)]
+    interval: Duration,
+    /// End after so many looks [default: never]
+    #[arg(long, env = "MAPLEAF_COUNT", value_name = "N",
+        value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Time to be let in, and for each wait for an acknowledgement
+    #[arg(long, env = "MAPLEAF_TIMEOUT", value_name = "TIME", default_value = "5s",
+        value_parser = parse::positive_duration)]
+    timeout: Duration,
+    /// Print a schema that fits, and end
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    print_schema: bool,
+}
+
+/// Reports until so many looks were taken, or a signal comes.
+pub(crate) fn agent(args: &AgentArgs) -> anyhow::Result<Exit> {
+    if args.print_schema {
+        let mut output = Output::stdout();
+        output.bytes(EXAMPLE_SCHEMA.as_bytes())?;
+        output.flush()?;
+        return Ok(Exit::Done);
+    }
+    match run(args) {
+        Err(error) if is_stop(&error) => Ok(Exit::Done),
+        other => other,
+    }
+}
+
+fn run(args: &AgentArgs) -> anyhow::Result<Exit> {
+    let server = args.addr.as_ref().context("name the server's address")?.resolve()?;
+    let parent = args.parent.as_deref().context("name the parent: --parent NAME")?;
+    let control =
+        || Control::new().and_then(Control::with_signals).context("cannot prepare for signals");
+    let mut options = ReporterOptions::new(server);
+    options.layout = LayoutPull::Pull;
+    options.connect_timeout = args.timeout;
+    options.report_timeout = args.timeout;
+    let mut reporter = Reporter::connect_with(options, control()?)?;
+    let path = parent_path(layout_of(&reporter)?, parent)?;
+    let mut held = Held { path: path.clone(), leaves: BTreeMap::new() };
+    let mut first = MirrorOptions::new(server);
+    first.filter = path.clone();
+    first.until = MirrorUntil::InSync;
+    first.connect_timeout = Some(args.timeout);
+    first.run_for = Some(args.timeout);
+    match runtime::mirror(first, control()?, &mut held)?.end {
+        MirrorEnd::Stopped => return Ok(Exit::Done),
+        MirrorEnd::InSync => {}
+        _ => bail!("cannot read what {path} holds: not in sync in {:?}", args.timeout),
+    }
+    let mut agent = Agent { path, held: held.leaves, places: Places::default() };
+    agent.run(args, &mut reporter)?;
+    let exit = told(&mut reporter);
+    reporter.close();
+    Ok(exit)
+}
+
+/// The path of the parent with this path or, if there is one alone, this name.
+fn parent_path(layout: &Layout, parent: &str) -> anyhow::Result<String> {
+    if layout.parent_at(parent).is_some() && parent.starts_with('/') {
+        return Ok(parent.to_owned());
+    }
+    let rows = layout.parents().iter().filter(|row| row.name() == Some(parent));
+    let paths: Vec<String> =
+        rows.filter_map(|row| layout.parent_path(ParentId(row.parent_id.get()))).collect();
+    match paths.as_slice() {
+        [path] => Ok(path.clone()),
+        [] => bail!("--parent: the tree has no parent {parent:?}"),
+        several => bail!("--parent: {parent:?} may be any of {}", several.join(", ")),
+    }
+}
+
+/// Learns what the leaves hold, so that fields of others stay as they are.
+struct Held {
+    path: String,
+    leaves: BTreeMap<String, Vec<u8>>,
+}
+
+impl MirrorObserver for Held {
+    fn in_sync(&mut self, tree: &Tree) {
+        let layout = tree.layout();
+        let mut data = Vec::new();
+        for leaf in own_leaves(layout, &self.path).map(DataLocId) {
+            if let (Some(name), Some(_)) = (layout.leaf_name(leaf), tree.read(leaf, &mut data)) {
+                self.leaves.insert(name, data.clone());
+            }
+        }
+    }
+}
+
+/// The leaves that a parent owns itself.
+fn own_leaves(layout: &Layout, path: &str) -> Range<u32> {
+    let row = layout.parent_at(path).and_then(|id| layout.parent(id));
+    row.map_or(0..0, |row| row.leaves())
+}
+
+struct Agent {
+    path: String,
+    /// Data by the name of the leaf: names last, DataLocIDs move when a tree grows.
+    held: BTreeMap<String, Vec<u8>>,
+    places: Places,
+}
+
+impl Agent {
+    fn run(&mut self, args: &AgentArgs, reporter: &mut Reporter) -> anyhow::Result<()> {
+        let mut looks = 0;
+        loop {
+            let next = Instant::now() + args.interval;
+            self.look(reporter)?;
+            told(reporter);
+            looks += 1;
+            if args.count.is_some_and(|count| looks >= count) {
+                return Ok(reporter.flush(args.timeout)?);
+            }
+            while let Some(wait) = next.checked_duration_since(Instant::now()) {
+                reporter.poll(wait)?;
+            }
+        }
+    }
+
+    /// Reports what changed since the last look.
+    fn look(&mut self, reporter: &mut Reporter) -> anyhow::Result<()> {
+        let interfaces = read_interfaces(Path::new(SYS_CLASS_NET))
+            .with_context(|| format!("cannot read {SYS_CLASS_NET}"))?;
+        let layout = layout_of(reporter)?;
+        self.places.follow(layout, &self.path);
+        self.places.assign(layout, &self.path, &interfaces);
+        let mut changed = Vec::new();
+        for interface in &interfaces {
+            let Some(leaf) = self.places.of.get(&interface.name).copied() else { continue };
+            let name = layout.leaf_name(leaf).unwrap_or_default();
+            let held = self.held.entry(name).or_default();
+            let data = filled(layout, leaf, interface, held)?;
+            if data != *held {
+                held.clone_from(&data);
+                changed.push((leaf, data));
+            }
+        }
+        for (leaf, data) in changed {
+            reporter.report(leaf, &data)?;
+        }
+        Ok(())
+    }
+}
+
+/// The Data of a leaf with the fields that the interface has.
+fn filled(
+    layout: &Layout,
+    leaf: DataLocId,
+    interface: &Interface,
+    held: &[u8],
+) -> anyhow::Result<Vec<u8>> {
+    let mut data = held.to_vec();
+    for field in layout.fields_of(leaf) {
+        if let Some(value) = interface.value(field) {
+            field.encode(&value, &mut data)?;
+        }
+    }
+    Ok(data)
+}
+
+/// Which interface has which leaf.
+#[derive(Debug, Default)]
+struct Places {
+    of: HashMap<String, DataLocId>,
+    leaves: Range<u32>,
+    layout: Option<LayoutHash>,
+    full: bool,
+}
+
+impl Places {
+    /// Begins anew when the layout is another one.
+    fn follow(&mut self, layout: &Layout, path: &str) {
+        if self.layout != Some(layout.layout_hash()) {
+            let leaves = own_leaves(layout, path);
+            *self = Places { leaves, layout: Some(layout.layout_hash()), ..Places::default() };
+        }
+    }
+
+    /// Gives every interface a leaf for as long as this process runs: first those
+    /// that a leaf is named after, then the others the next free ones.
+    fn assign(&mut self, layout: &Layout, path: &str, interfaces: &[Interface]) {
+        let taken: Vec<DataLocId> = self.of.values().copied().collect();
+        let mut left: Vec<u32> =
+            self.leaves.clone().filter(|leaf| !taken.contains(&DataLocId(*leaf))).collect();
+        let new = interfaces.iter().filter(|one| !self.of.contains_key(&one.name));
+        let mut unnamed = Vec::new();
+        let mut given = HashMap::new();
+        for interface in new {
+            let named = layout.leaf_at(&format!("{path}/{}", interface.name));
+            match named.and_then(|leaf| left.iter().position(|free| *free == leaf.0)) {
+                Some(place) => {
+                    given.insert(interface.name.clone(), DataLocId(left.remove(place)));
+                }
+                None => unnamed.push(&interface.name),
+            }
+        }
+        let count = unnamed.len();
+        let places = unnamed.iter().zip(left.iter().map(|leaf| DataLocId(*leaf)));
+        given.extend(places.map(|(name, leaf)| ((*name).clone(), leaf)));
+        self.of.extend(given);
+        if count > left.len() && !self.full {
+            self.full = true;
+            word(format_args!(
+                "mapleaf: more interfaces than the {} leaves of {path}: {:?} is not reported",
+                self.leaves.len(),
+                unnamed.get(left.len()).map_or("", |name| name.as_str()),
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interfaces(names: &[&str]) -> Vec<Interface> {
+        names.iter().map(|name| Interface::named(name)).collect()
+    }
+
+    fn assigned(layout: &Layout, places: &mut Places, names: &[&str]) -> Vec<Option<u32>> {
+        places.follow(layout, "/if");
+        places.assign(layout, "/if", &interfaces(names));
+        names.iter().map(|name| places.of.get(*name).map(|leaf| leaf.0)).collect()
+    }
+
+    #[test]
+    fn interfaces_get_the_leaf_of_their_name_or_the_next_free_one_and_keep_it() {
+        let text = "[[parent]]\nname = \"if\"\nnames = [\"a\", \"eth0\", \"b\"]\n\
+                    leaves = 3\ncapacity = 8\n";
+        let layout = Layout::from_toml(text).unwrap();
+        let mut places = Places::default();
+        let first = assigned(&layout, &mut places, &["dummy", "eth0"]);
+        assert_eq!(first, [Some(0), Some(1)]);
+        let second = assigned(&layout, &mut places, &["another", "b", "dummy", "eth0"]);
+        assert_eq!(second, [None, Some(2), Some(0), Some(1)]);
+        assert!(places.full);
+    }
+
+    #[test]
+    fn a_parent_is_found_by_its_path_or_a_name_of_its_own() {
+        let layout = Layout::from_toml(
+            "[[parent]]\nname = \"a\"\n[[parent]]\nname = \"x\"\nin = \"/a\"\nleaves = 1\n\
+             capacity = 8\n[[parent]]\nname = \"b\"\n[[parent]]\nname = \"x\"\nin = \"/b\"\n\
+             leaves = 1\ncapacity = 8\n",
+        )
+        .unwrap();
+        assert_eq!(parent_path(&layout, "/b/x").unwrap(), "/b/x");
+        assert_eq!(parent_path(&layout, "a").unwrap(), "/a");
+        let error = parent_path(&layout, "x").unwrap_err().to_string();
+        assert!(error.contains("/a/x, /b/x"), "{error}");
+        assert!(parent_path(&layout, "y").is_err());
+    }
+
+    #[test]
+    fn fields_of_others_are_not_touched() {
+        let layout = Layout::from_toml(
+            "[[parent]]\nname = \"if\"\nleaves = 1\n[[parent.field]]\nname = \"owner\"\n\
+             type = \"u8\"\n[[parent.field]]\nname = \"name\"\ntype = \"text\"\nsize = 2\n",
+        )
+        .unwrap();
+        let interface = Interface::named("lo");
+        let data = filled(&layout, DataLocId(0), &interface, &[7]).unwrap();
+        assert_eq!(data, [7, b'l', b'o']);
+    }
+}

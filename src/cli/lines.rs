@@ -1,0 +1,251 @@
+//! Reports as JSON Lines.
+
+use std::collections::HashMap;
+use std::io::BufRead;
+use std::io::Read;
+
+use anyhow::Context;
+use anyhow::anyhow;
+use anyhow::bail;
+use serde::Deserialize;
+use serde_json::Map;
+use serde_json::Value as Json;
+
+use mapleaf::layout::DataLocId;
+use mapleaf::layout::limits::CAPACITY_MAX;
+use mapleaf::tree::Field;
+use mapleaf::tree::FieldKind;
+use mapleaf::tree::Layout;
+use mapleaf::tree::Value;
+use mapleaf::tree::encode_fields;
+
+use crate::cli::parse::hex;
+
+/// Longest line: the largest Data as JSON text, each byte an escape of six
+/// characters, and a path.
+const LINE_LEN_MAX: u64 = 6 * CAPACITY_MAX as u64 + 4096;
+
+/// One line.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    leaf: Option<u32>,
+    path: Option<String>,
+    data: Option<String>,
+    hex: Option<String>,
+    fields: Option<Map<String, Json>>,
+}
+
+/// Reads a line, without its end; nothing at the end of the input.
+///
+/// # Errors
+///
+/// What the system says. A line that is too long is cut there: it is no JSON then.
+pub(crate) fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> anyhow::Result<bool> {
+    line.clear();
+    let read = input.by_ref().take(LINE_LEN_MAX).read_until(b'\n', line);
+    if read.context("cannot read stdin")? == 0 {
+        return Ok(false);
+    }
+    match line.pop_if(|byte| *byte == b'\n') {
+        None if line.len() as u64 == LINE_LEN_MAX => input.skip_until(b'\n').map(|_| true),
+        _ => Ok(true),
+    }
+    .context("cannot read stdin")
+}
+
+/// What lines become, with what this process last sent for each leaf.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    sent: HashMap<DataLocId, Vec<u8>>,
+}
+
+impl Lines {
+    /// The leaf and the Data of a line.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the line.
+    pub(crate) fn read(
+        &mut self,
+        line: &[u8],
+        layout: &Layout,
+    ) -> anyhow::Result<(DataLocId, Vec<u8>)> {
+        if line.len() as u64 >= LINE_LEN_MAX {
+            bail!("wanted at most {LINE_LEN_MAX} bytes");
+        }
+        let line: Line = serde_json::from_slice(line).context("wanted a report as JSON")?;
+        let leaf = place(&line, layout)?;
+        let data = match (line.data, line.hex, line.fields) {
+            (Some(text), None, None) => text.into_bytes(),
+            (None, Some(text), None) => hex(&text).map_err(|error| anyhow!("hex: {error}"))?,
+            (None, None, Some(fields)) => self.with_fields(leaf, &fields, layout)?,
+            _ => bail!("wanted one of data, hex and fields"),
+        };
+        check_size(leaf, data.len(), layout)?;
+        // Only Data with fields is written in parts.
+        if !layout.fields_of(leaf).is_empty() {
+            self.sent.insert(leaf, data.clone());
+        }
+        Ok((leaf, data))
+    }
+
+    /// The Data last sent with some fields changed; zeros at first.
+    fn with_fields(
+        &self,
+        leaf: DataLocId,
+        fields: &Map<String, Json>,
+        layout: &Layout,
+    ) -> anyhow::Result<Vec<u8>> {
+        let known = layout.fields_of(leaf);
+        let values = fields
+            .iter()
+            .map(|(name, value)| Ok((name.as_str(), value_of(known, name, value)?)))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let present = self.sent.get(&leaf).map_or(&[][..], Vec::as_slice);
+        Ok(encode_fields(known, &whole(known, present), values)?)
+    }
+}
+
+/// Data that holds every field: a leaf with one field known has no absent ones.
+pub(crate) fn whole(fields: &[Field], present: &[u8]) -> Vec<u8> {
+    let mut data = present.to_vec();
+    let end = fields.iter().map(Field::end).max().unwrap_or(0) as usize;
+    data.resize(data.len().max(end), 0);
+    data
+}
+
+fn place(line: &Line, layout: &Layout) -> anyhow::Result<DataLocId> {
+    match (line.leaf, &line.path) {
+        (Some(leaf), None) => Ok(DataLocId(leaf)),
+        (None, Some(path)) => leaf_at(layout, path),
+        _ => bail!("wanted one of leaf and path"),
+    }
+}
+
+/// The leaf with this path.
+///
+/// # Errors
+///
+/// There is none, or it is a parent's.
+pub(crate) fn leaf_at(layout: &Layout, path: &str) -> anyhow::Result<DataLocId> {
+    let parent = layout.parent_at(path).is_some();
+    match layout.leaf_at(path) {
+        Some(leaf) => Ok(leaf),
+        None if parent => bail!("path {path:?} names a parent; add the name of a leaf"),
+        None => bail!("path {path:?} names no leaf; wanted /parent/leaf"),
+    }
+}
+
+/// Checks what the server would refuse anyway, so that it is said at once.
+///
+/// # Errors
+///
+/// No such leaf, or Data that is too long for it.
+pub(crate) fn check_size(leaf: DataLocId, size: usize, layout: &Layout) -> anyhow::Result<()> {
+    match layout.capacity_of(leaf) {
+        None => bail!("leaf {leaf}: no such leaf; the tree has {}", layout.leaf_count()),
+        Some(capacity) if size > capacity as usize => {
+            bail!("leaf {leaf}: it holds at most {capacity} bytes, found {size}")
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// A JSON value as the field of this name takes it.
+fn value_of(fields: &[Field], name: &str, value: &Json) -> anyhow::Result<Value> {
+    let kind = fields.iter().find(|field| field.name == name).map(|field| field.kind);
+    Ok(match (value, kind) {
+        (Json::Bool(value), _) => Value::Bool(*value),
+        (Json::String(text), Some(FieldKind::Bytes(_))) => {
+            Value::Bytes(hex(text).map_err(|error| anyhow!("field {name:?}: {error}"))?)
+        }
+        (Json::String(text), _) => Value::Text(text.clone()),
+        (Json::Number(number), _) => match (number.as_u64(), number.as_i64()) {
+            (Some(value), _) => Value::Unsigned(value),
+            (None, Some(value)) => Value::Signed(value),
+            (None, None) => Value::Float(number.as_f64().context("a number is too large")?),
+        },
+        (Json::Null | Json::Array(_) | Json::Object(_), _) => {
+            bail!("field {name:?}: wanted a number, a text, true or false")
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> Layout {
+        Layout::from_toml(
+            "[[parent]]\nname = \"rack\"\nleaves = 2\n[[parent.field]]\nname = \"temp\"\n\
+             type = \"i16\"\n[[parent.field]]\nname = \"mac\"\ntype = \"bytes\"\nsize = 2\n\
+             [[parent]]\nname = \"raw\"\nleaves = 1\ncapacity = 4\n",
+        )
+        .unwrap()
+    }
+
+    fn read(lines: &mut Lines, line: &str) -> Result<(u32, Vec<u8>), String> {
+        let read = lines.read(line.as_bytes(), &layout());
+        read.map(|(leaf, data)| (leaf.0, data)).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn a_line_names_a_leaf_and_what_it_holds() {
+        let mut lines = Lines::default();
+        assert_eq!(read(&mut lines, r#"{"leaf":2,"hex":"00ff"}"#), Ok((2, vec![0, 255])));
+        assert_eq!(read(&mut lines, r#"{"path":"/raw/0","data":"up"}"#), Ok((2, b"up".to_vec())));
+    }
+
+    #[test]
+    fn fields_are_set_on_top_of_what_was_sent() {
+        let mut lines = Lines::default();
+        let mut set =
+            |fields: &str| read(&mut lines, &format!(r#"{{"path":"/rack/1","fields":{fields}}}"#));
+        assert_eq!(set(r#"{"temp":-2}"#), Ok((1, vec![0xfe, 0xff, 0, 0])));
+        assert_eq!(set(r#"{"mac":"0a0b"}"#), Ok((1, vec![0xfe, 0xff, 0x0a, 0x0b])));
+        assert!(set(r#"{"temp":40000}"#).is_err());
+        assert_eq!(set("{}"), Ok((1, vec![0xfe, 0xff, 0x0a, 0x0b])));
+        assert!(set(r#"{"tmp":1}"#).unwrap_err().contains("temp, mac"));
+        assert!(set(r#"{"mac":"zz"}"#).unwrap_err().contains("mac"));
+        assert!(set(r#"{"temp":null}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let mut lines = Lines::default();
+        for (line, wanted) in [
+            ("", "wanted a report as JSON"),
+            ("{", "wanted a report as JSON"),
+            (r#"{"hex":"00"}"#, "leaf and path"),
+            (r#"{"leaf":1,"path":"/raw/0","hex":"00"}"#, "leaf and path"),
+            (r#"{"leaf":1}"#, "data, hex and fields"),
+            (r#"{"leaf":1,"hex":"00","data":""}"#, "data, hex and fields"),
+            (r#"{"leaf":1,"hex":"0"}"#, "hex digits"),
+            (r#"{"leaf":3,"hex":"00"}"#, "the tree has 3"),
+            (r#"{"path":"/raw","hex":"00"}"#, "names a parent"),
+            (r#"{"path":"/raw/7","hex":"00"}"#, "names no leaf"),
+            (r#"{"leaf":2,"data":"12345"}"#, "at most 4 bytes, found 5"),
+            (r#"{"leaf":1,"hx":"00"}"#, "unknown field"),
+        ] {
+            let error = read(&mut lines, line).unwrap_err();
+            assert!(error.contains(wanted), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_never_longer_than_a_report_can_be() {
+        let long = vec![b' '; LINE_LEN_MAX as usize + 10];
+        let mut input = [&b"one\n"[..], &long, b"\ntwo"].concat();
+        let mut input = &*std::mem::take(&mut input).leak();
+        let mut line = Vec::new();
+        assert!(read_line(&mut input, &mut line).unwrap());
+        assert_eq!(line, b"one");
+        assert!(read_line(&mut input, &mut line).unwrap());
+        assert_eq!(line.len() as u64, LINE_LEN_MAX);
+        assert!(Lines::default().read(&line, &layout()).is_err());
+        assert!(read_line(&mut input, &mut line).unwrap());
+        assert_eq!(line, b"two");
+        assert!(!read_line(&mut input, &mut line).unwrap());
+    }
+}

@@ -1,0 +1,81 @@
+//! `mapleaf serve`: serves a tree until a signal comes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use clap::Args;
+use clap::builder::BoolishValueParser;
+
+use mapleaf::runtime;
+use mapleaf::runtime::Control;
+use mapleaf::runtime::ReloadableConfig;
+use mapleaf::runtime::ServeOptions;
+use mapleaf::runtime::Waiting;
+use mapleaf::tree::Damaged;
+
+use crate::cli::exit::Exit;
+use crate::cli::output::say;
+use crate::cli::parse::Address;
+use crate::cli::serving::ServingArgs;
+
+/// Options of `mapleaf serve`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "Prints `listening on ADDR` when it is ready. SIGHUP reads --config and \
+    --schema again:\nwhat --period, --heartbeat, --lease, --sessions-max and --allow say may \
+    change.\nSIGTERM ends it.\n\n\
+    Example:\n  mapleaf serve fleet.mapleaf --listen 127.0.0.1:4720 --period 20ms")]
+pub(crate) struct ServeArgs {
+    /// The tree file
+    file: PathBuf,
+    /// Address to listen on; port 0 picks one
+    #[arg(long, env = "MAPLEAF_LISTEN", value_name = "ADDR")]
+    listen: Address,
+    #[command(flatten)]
+    serving: ServingArgs,
+    /// Poll without sleeping: lowest latency, one core busy
+    #[arg(long, env = "MAPLEAF_BUSY_POLL", value_parser = BoolishValueParser::new())]
+    busy_poll: bool,
+    /// Schema that the tree is to follow: it grows by the parents and leaves that are new
+    #[arg(long, env = "MAPLEAF_SCHEMA", value_name = "FILE")]
+    schema: Option<PathBuf>,
+    /// Empty damaged leaves instead of refusing the tree; replicas follow
+    #[arg(long, env = "MAPLEAF_RESET_DAMAGED", value_parser = BoolishValueParser::new())]
+    reset_damaged: bool,
+}
+
+impl ServeArgs {
+    fn config(&self) -> ReloadableConfig {
+        ReloadableConfig { schema: self.schema.clone(), ..self.serving.config() }
+    }
+
+    fn options(&self) -> anyhow::Result<ServeOptions> {
+        let mut options = ServeOptions::new(&self.file);
+        options.listen = self.listen.resolve().context("--listen")?;
+        options.datagram_size = self.serving.datagram_size;
+        options.waiting = if self.busy_poll { Waiting::Spin } else { Waiting::Sleep };
+        options.damaged = if self.reset_damaged { Damaged::Reset } else { Damaged::Refuse };
+        options.live = Arc::new(ArcSwap::from_pointee(self.config()));
+        options.on_ready = Some(Box::new(|address| {
+            // Whoever started it may have closed its end: it serves all the same.
+            let _ = say(format_args!("listening on {address}"));
+        }));
+        Ok(options)
+    }
+}
+
+/// Serves until a signal comes. `again` reads the arguments and the settings file
+/// anew.
+pub(crate) fn serve<F>(args: &ServeArgs, again: F) -> anyhow::Result<Exit>
+where
+    F: Fn() -> anyhow::Result<ServeArgs> + Send + 'static,
+{
+    let control = Control::new()
+        .and_then(Control::with_signals)
+        .context("cannot prepare for signals")?
+        .on_reload(move || again().map(|args| args.config()).map_err(|error| format!("{error:#}")));
+    let report = runtime::serve(args.options()?, control)?;
+    tracing::info!(address = %report.address, counters = %report.counters, "served");
+    Ok(Exit::Done)
+}
