@@ -58,8 +58,8 @@ impl Keeper {
         // Damaged leaves are emptied: the server has them.
         let (role, damaged) = (TreeRole::Replica, Damaged::Reset);
         let opened = Tree::open(path, OpenOptions { role, damaged, unix_s: unix_s() });
-        let (tree, recovery) = opened
-            .map_err(|source| MirrorError::Open { path: path.to_owned(), source })?;
+        let (tree, recovery) =
+            opened.map_err(|source| MirrorError::Open { path: path.to_owned(), source })?;
         log_recovery(path, &recovery);
         self.held = held(&tree, &recovery);
         self.leaves = Some(TreeLeaves::replica(tree, self.how));
@@ -75,12 +75,7 @@ impl Keeper {
     pub(super) fn held_tree(&self) -> Option<HeldTree> {
         let tree = self.leaves.as_ref()?.tree();
         let (life, watermark) = tree.saved_progress();
-        Some(HeldTree {
-            tree_id: tree.tree_id(),
-            layout_hash: tree.layout_hash(),
-            life,
-            watermark,
-        })
+        Some(HeldTree { tree_id: tree.tree_id(), layout_hash: tree.layout_hash(), life, watermark })
     }
 
     /// What the replica holds, by what an earlier run left.

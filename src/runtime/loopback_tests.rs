@@ -292,10 +292,13 @@ fn a_live_tree_grows_and_its_replicas_follow() {
     options.on_ready = Some(Box::new(move |address| tell.send(address).unwrap()));
     let file = schema.clone();
     let server = Running::start(move |control| {
-        serve(options, control.on_reload(move || {
-            let period = Duration::from_millis(5);
-            Ok(ReloadableConfig { period, schema: Some(file.clone()), ..Default::default() })
-        }))
+        serve(
+            options,
+            control.on_reload(move || {
+                let period = Duration::from_millis(5);
+                Ok(ReloadableConfig { period, schema: Some(file.clone()), ..Default::default() })
+            }),
+        )
     });
     let address = told.recv_timeout(WATCHDOG).unwrap();
     let seen: [Seen; 2] = Default::default();

@@ -74,9 +74,7 @@ impl Counters {
         entries: impl Iterator<Item = (&'static str, &'static str, u64)>,
     ) {
         let kind = Kind::Total;
-        self.0.extend(
-            entries.map(|(name, help, value)| Counter { part, name, help, kind, value }),
-        );
+        self.0.extend(entries.map(|(name, help, value)| Counter { part, name, help, kind, value }));
     }
 
     /// Adds one value that may fall.

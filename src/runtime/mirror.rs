@@ -15,6 +15,7 @@ use tracing::warn;
 
 use crate::layout::DataLocId;
 use crate::layout::Life;
+use crate::layout::Revision;
 use crate::layout::TreeId;
 use crate::net::RecvBatch;
 use crate::net::SocketOptions;
@@ -48,6 +49,7 @@ use crate::runtime::server_loop::buffered_max;
 use crate::sync::Client;
 use crate::sync::ClientConfig;
 use crate::sync::ClientEvent;
+use crate::sync::Held;
 use crate::sync::Joined;
 use crate::sync::Leaves;
 use crate::sync::PeriodEnd;
@@ -120,18 +122,15 @@ pub fn mirror(
 }
 
 /// A socket whose only peer is `server`.
-pub(super) fn connected(
-    server: SocketAddr,
-    receive_buffer: usize,
-) -> Result<UdpSocket, LoopError> {
+pub(super) fn connected(server: SocketAddr, receive_buffer: usize) -> Result<UdpSocket, LoopError> {
     let any: IpAddr = match server {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let (address, send_buffer) = (SocketAddr::new(any, 0), SEND_BUFFER);
     let options = SocketOptions { receive_buffer, send_buffer, ..SocketOptions::default() };
-    let socket = UdpSocket::bind(address, &options)
-        .map_err(|source| LoopError::Bind { address, source })?;
+    let socket =
+        UdpSocket::bind(address, &options).map_err(|source| LoopError::Bind { address, source })?;
     let to_server = |source| LoopError::Connect { address: server, source };
     socket.connect(server).map_err(to_server)?;
     Ok(socket)
@@ -176,15 +175,13 @@ impl<'o> Mirror<'o> {
         let system = LoopError::system;
         let receive_buffer = socket.receive_buffer_len().map_err(system("size the socket"))?;
         let random = OsRandom::new().map_err(system("draw random numbers"))?;
-        let mut poller =
-            Poller::new(options.waiting, control).map_err(system("make a poll"))?;
+        let mut poller = Poller::new(options.waiting, control).map_err(system("make a poll"))?;
         let source = poller.add(&socket).map_err(system("watch the socket"))?;
         let config = ClientConfig {
             filter: options.filter,
             held: keeper.held_tree(),
             receive_buffer,
             audit_interval: options.audit_interval,
-            ..ClientConfig::default()
         };
         let clock = Clock::start();
         let now = clock.now();
@@ -277,7 +274,7 @@ impl<'o> Mirror<'o> {
         };
         let end = self.core.end_of_period();
         if let Some(leaves) = self.core.keeper.leaves_mut() {
-            relay.follow(&mut self.poller, self.clock, datagram_size, leaves)?;
+            relay.follow(&mut self.poller, self.clock, datagram_size, (end, &mut *leaves))?;
             relay.turn(&mut self.poller, end, leaves);
         }
         Ok(())
@@ -330,7 +327,10 @@ impl<'o> Mirror<'o> {
     }
 
     /// Says goodbye, saves, and closes the file, however the loop ended.
-    fn finish(mut self, outcome: Result<MirrorEnd, MirrorError>) -> Result<MirrorReport, MirrorError> {
+    fn finish(
+        mut self,
+        outcome: Result<MirrorEnd, MirrorError>,
+    ) -> Result<MirrorReport, MirrorError> {
         let status = self.core.status();
         if let (Some(relay), Some(leaves)) = (&mut self.relay, self.core.keeper.leaves()) {
             relay.leave(leaves);
@@ -471,8 +471,13 @@ impl<'o> Core<'o> {
         self.was_joined = true;
         info!("{}: joined, life {}", self.keeper.server(), joined.life);
         self.observer.joined(&joined);
-        if self.keeper.has_layout_of(&joined) {
-            self.attach(now, joined);
+        if !self.keeper.has_layout_of(&joined) {
+            // It is on its way.
+            return;
+        }
+        match self.attached {
+            Some(before) if before.layout_hash == joined.layout_hash => self.went_on(joined),
+            _ => self.attach(now, joined),
         }
     }
 
@@ -483,13 +488,25 @@ impl<'o> Core<'o> {
         Ok(())
     }
 
+    /// Gives the client the replica, at the start and when it has grown.
     fn attach(&mut self, now: Time, joined: Joined) {
-        let held = self.keeper.held();
+        let held = match self.attached {
+            None => self.keeper.held(),
+            Some(before) => held_up_to(before.life, self.client.watermark()),
+        };
         let Some(leaves) = self.keeper.leaves_mut() else { return };
         leaves.set_upstream_life_start(joined.life_start);
         self.client.attach(now, held, leaves);
         self.attached = Some(joined);
         self.observer.attached(leaves.tree());
+    }
+
+    /// The client goes on by itself with a replica of the same layout.
+    fn went_on(&mut self, joined: Joined) {
+        if let Some(leaves) = self.keeper.leaves_mut() {
+            leaves.set_upstream_life_start(joined.life_start);
+        }
+        self.attached = Some(joined);
     }
 
     fn in_sync(&mut self) {
@@ -551,6 +568,11 @@ impl<'o> Core<'o> {
             source: if in_sync { SourceState::InSync } else { SourceState::Behind },
         }
     }
+}
+
+/// What this run has brought to the replica.
+fn held_up_to(life: Life, watermark: Revision) -> Held {
+    if watermark > Revision::ZERO { Held::UpTo { life, watermark } } else { Held::Partial }
 }
 
 fn tell(

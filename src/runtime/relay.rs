@@ -4,7 +4,6 @@
 //! start, so that a wrong address is told at once, and serves as soon as there is a
 //! replica. A new life or layout from upstream sends its clients to the door again.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -79,17 +78,17 @@ impl Relay {
         poller: &mut Poller,
         clock: Clock,
         upstream_datagram_size: usize,
-        leaves: &TreeLeaves,
+        (end, leaves): (PeriodEnd, &mut TreeLeaves),
     ) -> Result<(), LoopError> {
         if let Stage::Bound(..) = self.stage {
-            self.begin(poller, clock, upstream_datagram_size, leaves)?;
+            self.begin(poller, clock, upstream_datagram_size, (end, leaves))?;
         }
         let Stage::Serving(side, _, told) = &mut self.stage else { return Ok(()) };
         let found = Identity::of(leaves);
         if *told != found {
             *told = found;
             info!("the tree has a new life or layout: clients are sent to join again");
-            side.rejoin_all(leaves);
+            side.rejoin_all(end, leaves);
         }
         Ok(())
     }
@@ -131,20 +130,12 @@ impl Relay {
         }
     }
 
-    /// The address that it listens on, once it serves.
-    pub(super) fn address(&self) -> Option<SocketAddr> {
-        match &self.stage {
-            Stage::Serving(side, ..) => side.address().ok(),
-            Stage::Bound(..) | Stage::Over => None,
-        }
-    }
-
     fn begin(
         &mut self,
         poller: &mut Poller,
         clock: Clock,
         upstream_datagram_size: usize,
-        leaves: &TreeLeaves,
+        (end, leaves): (PeriodEnd, &mut TreeLeaves),
     ) -> Result<(), LoopError> {
         let Stage::Bound(outlet, on_ready) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Ok(());
@@ -153,7 +144,8 @@ impl Relay {
         self.datagram_size = self.datagram_size.max(upstream_datagram_size);
         check_capacities(leaves.tree().layout(), self.datagram_size)?;
         let (live, kind) = (Arc::clone(&self.live), (RELAY, Reports::Refuse));
-        let side = ServingSide::new(outlet, live, kind, self.datagram_size, clock, leaves)?;
+        let (size, start) = (self.datagram_size, (end, &mut *leaves));
+        let side = ServingSide::new(outlet, live, kind, size, clock, start)?;
         let source = side.register(poller)?;
         let address = side.address()?;
         self.stage = Stage::Serving(Box::new(side), source, Identity::of(leaves));

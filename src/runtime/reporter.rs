@@ -88,25 +88,26 @@ impl Reporter {
         control: Control,
     ) -> Result<Reporter, ReporterError> {
         let mut reporter = Reporter::new(options, control)?;
-        let timeout = reporter.options.connect_timeout;
-        reporter.wait_until(timeout, Reporter::is_connected)?.map_or(Ok(reporter), |waited| {
-            Err(ReporterError::Unreachable { server: options.server, waited })
-        })
+        let ReporterOptions { server, connect_timeout, .. } = reporter.options;
+        match reporter.wait_until(connect_timeout, Reporter::is_connected)? {
+            None => Ok(reporter),
+            Some(waited) => Err(ReporterError::Unreachable { server, waited }),
+        }
     }
 
     fn new(options: ReporterOptions, control: Control) -> Result<Reporter, ReporterError> {
         let system = LoopError::system;
         let socket = connected(options.server, RECEIVE_BUFFER_DEFAULT)?;
         let random = OsRandom::new().map_err(system("draw random numbers"))?;
-        let mut poller =
-            Poller::new(Waiting::Sleep, &control).map_err(system("make a poll"))?;
+        let mut poller = Poller::new(Waiting::Sleep, &control).map_err(system("make a poll"))?;
         let source = poller.add(&socket).map_err(system("watch the socket"))?;
         let layout = match options.layout {
             LayoutPull::Pull => LayoutWish::Pull,
             LayoutPull::Skip => LayoutWish::Skip,
         };
         let clock = Clock::start();
-        let device = Device::new(DeviceConfig { layout }, Box::new(random), clock.now());
+        let device =
+            Device::new(DeviceConfig { layout, tree_id: None }, Box::new(random), clock.now());
         Ok(Reporter {
             options,
             control,
@@ -137,17 +138,22 @@ impl Reporter {
     /// Data does not fit a datagram, or nothing was acknowledged in
     /// `report_timeout`. The leaf is not reported then.
     pub fn report(&mut self, leaf: DataLocId, data: &[u8]) -> Result<(), ReporterError> {
+        let begun = self.clock.now();
+        let timeout = self.options.report_timeout;
         loop {
-            match self.device.report(self.clock.now(), leaf, data) {
-                Ok(()) => {
-                    self.drain()?;
-                    return Ok(());
-                }
-                Err(ReportError::Full) => self.wait_for_room()?,
-                Err(ReportError::TooLarge { max, found }) => {
+            let now = self.clock.now();
+            match self.device.report(now, leaf, data) {
+                Ok(()) => return self.drain(),
+                Err(ReportError::TooLarge { expected: max, found }) => {
                     return Err(ReporterError::TooLarge { leaf, max, found });
                 }
+                Err(ReportError::Full | ReportError::NotJoined) => {}
             }
+            let waited = now.since(begun);
+            if waited >= timeout {
+                return Err(ReporterError::TimedOut { server: self.options.server, waited });
+            }
+            self.turn(timeout - waited)?;
         }
     }
 
@@ -184,7 +190,7 @@ impl Reporter {
         std::mem::take(&mut self.refusals)
     }
 
-    /// Leaves acknowledged so far, refused ones included.
+    /// Leaves that the server has written so far.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged
     }
@@ -210,16 +216,6 @@ impl Reporter {
     fn is_connected(&self) -> bool {
         let wants_layout = self.options.layout == LayoutPull::Pull;
         self.device.joined().is_some() && !(wants_layout && self.layout.is_none())
-    }
-
-    /// Waits for acknowledgements while the window is full.
-    fn wait_for_room(&mut self) -> Result<(), ReporterError> {
-        let (before, server) = (self.acknowledged, self.options.server);
-        let timeout = self.options.report_timeout;
-        match self.wait_until(timeout, |reporter| reporter.acknowledged > before)? {
-            None => Ok(()),
-            Some(waited) => Err(ReporterError::TimedOut { server, waited }),
-        }
     }
 
     /// Turns until `done`, and gives the time that it took if that was too long.
@@ -290,9 +286,7 @@ impl Reporter {
         }
         match self.failed {
             None => Ok(()),
-            Some(source) => {
-                Err(ReporterError::Refused { server: self.options.server, source })
-            }
+            Some(source) => Err(ReporterError::Refused { server: self.options.server, source }),
         }
     }
 
@@ -321,4 +315,3 @@ fn send_all(device: &mut Device, outlet: &mut Outlet) {
         outlet.send(transmit, &NoLeaves);
     }
 }
-

@@ -198,9 +198,7 @@ mod tests {
 
     fn ids(datagram: &[u8]) -> Vec<u32> {
         match wire::decode(datagram).unwrap().1 {
-            Datagram::Event(leaves) => {
-                leaves.map(|leaf| leaf.unwrap().data_loc_id().0).collect()
-            }
+            Datagram::Event(leaves) => leaves.map(|leaf| leaf.unwrap().data_loc_id().0).collect(),
             other => panic!("expected an EVENT, found {other:?}"),
         }
     }
@@ -214,7 +212,8 @@ mod tests {
         let mut out = Vec::new();
         ring.lay_out(batch, &Numbered, |bytes| out.extend_from_slice(bytes));
         assert_eq!(out.len(), 2 * segment + DATAGRAM_HEADER_LEN + leaf_wire_len(12));
-        let first_end = DATAGRAM_HEADER_LEN + leaf_wire_len(0) + leaf_wire_len(1) + leaf_wire_len(2);
+        let first_end =
+            DATAGRAM_HEADER_LEN + leaf_wire_len(0) + leaf_wire_len(1) + leaf_wire_len(2);
         assert!(out[first_end..segment].iter().all(|byte| *byte == 0));
         let found: Vec<_> = out.chunks(segment).flat_map(ids).collect();
         assert_eq!(found, (0..13).collect::<Vec<_>>());

@@ -1,6 +1,7 @@
 //! The server's loop: it owns a tree file and serves it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -59,9 +60,7 @@ pub struct ServeReport {
 /// The tree is not one that can be served, its leaves do not fit the datagrams, the
 /// address is not to be had, or (later) the file could not be written back.
 pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, ServeError> {
-    let ServeOptions { waiting, live, on_ready, .. } = &options;
-    let (waiting, live) = (*waiting, Arc::clone(live));
-    let _ = on_ready;
+    let (waiting, live) = (options.waiting, Arc::clone(&options.live));
     let listen = Listen {
         address: options.listen,
         datagram_size: options.datagram_size,
@@ -77,11 +76,12 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
     let outlet = listen.bind(&live.load())?;
     let life = tree.begin_life(unix_s());
     let life = life.map_err(|source| sync_error(&options.tree, source))?;
-    let tree = TreeLeaves::served(tree);
+    let mut tree = TreeLeaves::served(tree);
     let kind = (SERVER, Reports::Accept);
     let clock = Clock::start();
-    let side =
-        ServingSide::new(outlet, Arc::clone(&live), kind, listen.datagram_size, clock, &tree)?;
+    let (size, start) = (listen.datagram_size, end_of_period(&tree));
+    let start = (start, &mut tree);
+    let side = ServingSide::new(outlet, Arc::clone(&live), kind, size, clock, start)?;
     info!("{}: life {life}, {} leaves", options.tree.display(), tree.leaf_count());
     let serving = Serving { path: options.tree, live, clock, listen, side, tree };
     serving.run(waiting, control, options.on_ready)
@@ -102,7 +102,7 @@ fn open(options: &ServeOptions) -> Result<Tree, ServeError> {
 }
 
 /// Says what opening repaired.
-pub(super) fn log_recovery(path: &std::path::Path, recovery: &Recovery) {
+pub(super) fn log_recovery(path: &Path, recovery: &Recovery) {
     let path = path.display();
     info!("{path}: opened, its last owner ended by {:?}", recovery.ending);
     if let Some(leaf) = recovery.undone {
@@ -117,15 +117,15 @@ pub(super) fn log_recovery(path: &std::path::Path, recovery: &Recovery) {
     }
 }
 
-fn sync_error(path: &std::path::Path, source: crate::tree::SyncError) -> LoopError {
+fn sync_error(path: &Path, source: crate::tree::SyncError) -> LoopError {
     LoopError::Sync { path: path.to_owned(), source }
 }
 
 /// Lets a tree grow to what a schema file says, if it extends the tree. Says whether it
 /// did; what does not fit is one warning.
 fn follow_schema(
-    path: &std::path::Path,
-    schema: &std::path::Path,
+    path: &Path,
+    schema: &Path,
     datagram_size: usize,
     tree: &mut Tree,
 ) -> Result<Grown, ServeError> {
@@ -160,11 +160,7 @@ enum Refused {
     Size(#[from] LoopError),
 }
 
-fn grow(
-    schema: &std::path::Path,
-    datagram_size: usize,
-    tree: &mut Tree,
-) -> Result<Grown, Refused> {
+fn grow(schema: &Path, datagram_size: usize, tree: &mut Tree) -> Result<Grown, Refused> {
     let Some(layout) = extension(schema, tree)? else { return Ok(Grown::No) };
     check_capacities(&layout, datagram_size)?;
     tree.grow(layout).map_err(SchemaRefusal::Grow)?;
@@ -244,11 +240,11 @@ impl Serving {
         schema.map_or(Ok(()), |schema| self.follow(&schema))
     }
 
-    fn follow(&mut self, schema: &std::path::Path) -> Result<(), ServeError> {
+    fn follow(&mut self, schema: &Path) -> Result<(), ServeError> {
         let (path, size) = (&self.path, self.listen.datagram_size);
         let grown = self.tree.grow(|tree| follow_schema(path, schema, size, tree))?;
         if grown == Grown::Yes {
-            self.side.rejoin_all(&self.tree);
+            self.side.rejoin_all(end_of_period(&self.tree), &mut self.tree);
         }
         Ok(())
     }

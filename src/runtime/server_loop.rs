@@ -147,13 +147,13 @@ impl ServingSide {
         kind: (Parts, Reports),
         datagram_size: usize,
         clock: Clock,
-        tree: &TreeLeaves,
+        (end, tree): (PeriodEnd, &mut TreeLeaves),
     ) -> Result<ServingSide, LoopError> {
         let (parts, reports) = kind;
         let random = OsRandom::new().map_err(LoopError::system("draw random numbers"))?;
         let config = server_config(&live.load(), datagram_size, reports);
         let period = config.period;
-        let server = Server::new(config, Box::new(random), clock.now(), tree);
+        let server = Server::new(config, Box::new(random), clock.now(), end, tree);
         Ok(ServingSide {
             server,
             buffered_max: buffered_max(&outlet.socket),
@@ -161,7 +161,7 @@ impl ServingSide {
             batch: RecvBatch::default(),
             live,
             next_tick: clock.now().after(period),
-            last_source: SourceState::InSync,
+            last_source: end.source,
             clock,
             parts,
             reports,
@@ -224,8 +224,9 @@ impl ServingSide {
     }
 
     /// Sends every client to the door again: the tree has another life or layout.
-    pub(super) fn rejoin_all(&mut self, tree: &TreeLeaves) {
-        self.server.rejoin_all(tree);
+    pub(super) fn rejoin_all(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
+        self.last_source = end.source;
+        self.server.rejoin_all(end, tree);
         self.drain(tree);
         self.outlet.flush();
     }
@@ -307,7 +308,6 @@ impl ServingSide {
                 ServerEvent::Refused { address, reason } => {
                     debug!("{address} was refused: {reason:?}");
                 }
-                _ => {}
             }
         }
     }
@@ -320,11 +320,7 @@ fn send_all(server: &mut Server, outlet: &mut Outlet, tree: &TreeLeaves) {
     }
 }
 
-fn server_config(
-    live: &ReloadableConfig,
-    datagram_size: usize,
-    reports: Reports,
-) -> ServerConfig {
+fn server_config(live: &ReloadableConfig, datagram_size: usize, reports: Reports) -> ServerConfig {
     ServerConfig {
         datagram_size,
         period: live.period,
