@@ -621,7 +621,8 @@ impl fmt::Display for Side {
             return write!(f, "damaged ({damage})");
         }
         let revision = self.revision.unwrap_or(0);
-        write!(f, "revision {revision} data {}", self.data.as_deref().unwrap_or("-"))
+        let data = self.data.as_deref().filter(|data| !data.is_empty()).unwrap_or("-");
+        write!(f, "revision {revision} data {data}")
     }
 }
 

@@ -89,7 +89,7 @@ impl Reporter {
     ) -> Result<Reporter, ReporterError> {
         let mut reporter = Reporter::new(options, control)?;
         let ReporterOptions { server, connect_timeout, .. } = reporter.options;
-        match reporter.wait_until(connect_timeout, Reporter::is_connected)? {
+        match reporter.wait_until(connect_timeout, |reporter| reporter.is_connected())? {
             None => Ok(reporter),
             Some(waited) => Err(ReporterError::Unreachable { server, waited }),
         }
@@ -163,8 +163,12 @@ impl Reporter {
     /// Something was not acknowledged in this time, the server refuses the device, or
     /// the control asked to end.
     pub fn flush(&mut self, timeout: Duration) -> Result<(), ReporterError> {
-        self.device.flush(self.clock.now());
-        match self.wait_until(timeout, |reporter| reporter.device.is_idle())? {
+        // What waits for room in the window is sent as soon as there is some.
+        let done = |reporter: &mut Reporter| {
+            reporter.device.flush(reporter.clock.now());
+            reporter.device.is_idle()
+        };
+        match self.wait_until(timeout, done)? {
             None => Ok(()),
             Some(waited) => Err(ReporterError::TimedOut { server: self.options.server, waited }),
         }
@@ -222,7 +226,7 @@ impl Reporter {
     fn wait_until(
         &mut self,
         timeout: Duration,
-        done: impl Fn(&Reporter) -> bool,
+        done: impl Fn(&mut Reporter) -> bool,
     ) -> Result<Option<Duration>, ReporterError> {
         let begun = self.clock.now();
         let deadline = begun.after(timeout);

@@ -511,8 +511,8 @@ mod tests {
         let cases = [
             ("leaf 3", "leaf 4", "line 11: wanted a leaf from 2 to 3"),
             ("leaf 3", "leaf 1", "line 11: wanted a leaf from 2 to 3"),
-            ("00ff", "00f", "line 10: wanted at most 16 bytes of hex"),
-            ("00ff", "000102030405060708090a0b0c0d0e0f10", "line 10: wanted at most 16 bytes"),
+            ("00ff #", "00f #", "line 10: wanted at most 16 bytes of hex"),
+            ("00ff #", "000102030405060708090a0b0c0d0e0f10 #", "line 10: wanted at most 16 bytes"),
             ("leaf 1 1", "leaf 1 2", "line 10: wanted a change_flag of 0 or 1"),
             ("end 2", "end 3", "line 12: wanted end 2, found \"end 3\""),
             ("leaf 3", "loaf 3", "wanted leaf DATA_LOC_ID CHANGE_FLAG REVISION HEX"),

@@ -35,6 +35,7 @@ mod restore;
 mod scan;
 mod schema;
 mod schema_error;
+mod schema_text;
 mod state;
 mod write;
 

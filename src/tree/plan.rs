@@ -85,8 +85,8 @@ impl Layout {
 
     /// The same without a second copy of the text.
     pub(super) fn from_text(text: String) -> Result<Layout, SchemaError> {
-        let (pieces, _) = schema::pieces(&text)?;
-        let mut layout = Layout::empty(pieces);
+        // A guess that saves growing the tables: they are the memory of a schema.
+        let mut layout = Layout::empty(text.matches("[[parent]]").count());
         layout.name = schema::read(&text, |parent| layout.add_parent(parent))?;
         layout.schema_text = text;
         layout.place();

@@ -150,7 +150,7 @@ pub(super) fn check_record(
 }
 
 /// The checksum of a leaf: CRC32C over its head behind the checksum, and Data.
-pub fn leaf_checksum(leaf: DataLocId, revision: Revision, data: &[u8]) -> u32 {
+pub(crate) fn leaf_checksum(leaf: DataLocId, revision: Revision, data: &[u8]) -> u32 {
     let head = LeafHead {
         checksum: U32::new(0),
         // Data is at most CAPACITY_MAX long.
