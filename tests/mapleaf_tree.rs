@@ -21,7 +21,6 @@ use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
 use mapleaf::layout::DataLocId;
-use mapleaf::layout::LeafHead;
 use mapleaf::layout::RecordHead;
 use mapleaf::layout::Revision;
 use mapleaf::layout::STATE_SLOT_OFFSETS;
@@ -37,7 +36,7 @@ use mapleaf::tree::Scanned;
 use mapleaf::tree::TreeFile;
 use mapleaf::tree::UNDO_OFFSET;
 use mapleaf::tree::header_checksum;
-use mapleaf::tree::leaf_checksum;
+use mapleaf::tree::leaf_head;
 use mapleaf::tree::state_checksum;
 use mapleaf::tree::write_dump;
 
@@ -148,13 +147,7 @@ fn record(leaf: u32, revision: u64, flag: u32, data: &[u8], stride: usize) -> Ve
     let head = RecordHead {
         seq: U32::new(2),
         change_flag: U32::new(flag),
-        leaf: LeafHead {
-            checksum: U32::new(leaf_checksum(DataLocId(leaf), Revision(revision), data)),
-            data_size: U32::new(data.len() as u32),
-            data_loc_id: U32::new(leaf),
-            reserved: U32::new(0),
-            revision: U64::new(revision),
-        },
+        leaf: leaf_head(DataLocId(leaf), Revision(revision), data),
     };
     let mut bytes = vec![0; stride];
     bytes[..32].copy_from_slice(head.as_bytes());
@@ -233,7 +226,7 @@ fn dump_json_has_the_keys_that_scripts_rely_on() {
     let (status, text, _) = on("dump", &path, &["--json"]);
     let lines = json(&text);
     assert_eq!((status, lines.len()), (0, 3));
-    let checksum = leaf_checksum(DataLocId(1), Revision(11), &HOT);
+    let checksum = leaf_head(DataLocId(1), Revision(11), &HOT).checksum.get();
     let wanted = serde_json::json!({
         "data_loc_id": 1, "path": "/site/rack1/port1", "change_flag": 1, "data_size": 7,
         "revision": 11, "checksum": format!("{checksum:08x}"), "data": "0000ac41686f74",

@@ -182,8 +182,8 @@ mod model {
         let path = folder.path().join("tree");
         let mut shape = Shape { leaves: 5, capacity: 33 };
         let mut tree = server(&path, shape.layout());
-        let mut model = Model::default();
-        model.leaves = vec![(Vec::new(), Revision::ZERO); 10];
+        let leaves = vec![(Vec::new(), Revision::ZERO); 10];
+        let mut model = Model { leaves, ..Model::default() };
         let mut clock = NOW;
         for step in steps {
             match step {

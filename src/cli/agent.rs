@@ -44,13 +44,15 @@ pub(crate) const EXAMPLE_SCHEMA: &str = include_str!("../../examples/interfaces.
 
 /// Options of `mapleaf agent`.
 #[derive(Debug, Args)]
-#[command(after_help = "Each interface has a leaf of the parent: the one of its name, or else the \
+#[command(
+    after_help = "Each interface has a leaf of the parent: the one of its name, or else the \
     next free one.\nFields are filled by their names: name, index, state, mtu, speed_mbps, mac, \
     carrier, type,\nflags, and those of /sys/class/net/*/statistics, such as rx_bytes. Fields \
     that the parent\nlacks are skipped, other fields are not touched, and only leaves that \
     changed are reported.\n\n\
     Examples:\n  mapleaf agent --print-schema > interfaces.toml\n  \
-    mapleaf agent 127.0.0.1:4720 --parent /host/interfaces --interval 5s")]
+    mapleaf agent 127.0.0.1:4720 --parent /host/interfaces --interval 5s"
+)]
 pub(crate) struct AgentArgs {
     /// Address of the server
     #[arg(required_unless_present = "print_schema")]
@@ -92,9 +94,8 @@ pub(crate) fn agent(args: &AgentArgs) -> anyhow::Result<Exit> {
 fn run(args: &AgentArgs) -> anyhow::Result<Exit> {
     let server = args.addr.as_ref().context("name the server's address")?.resolve()?;
     let parent = args.parent.as_deref().context("name the parent: --parent NAME")?;
-    let control = || {
-        Control::new().and_then(Control::with_signals).context("cannot prepare for signals")
-    };
+    let control =
+        || Control::new().and_then(Control::with_signals).context("cannot prepare for signals");
     let mut options = ReporterOptions::new(server);
     options.layout = LayoutPull::Pull;
     options.connect_timeout = args.timeout;

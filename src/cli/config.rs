@@ -152,10 +152,8 @@ mod tests {
         let busy = Arg::new("busy_poll").long("busy-poll").action(ArgAction::SetTrue);
         let allow = Arg::new("allow").long("allow").action(ArgAction::Append);
         let log = Arg::new("log").long("log").global(true);
-        let config = Arg::new("config")
-            .long("config")
-            .global(true)
-            .value_parser(value_parser!(PathBuf));
+        let config =
+            Arg::new("config").long("config").global(true).value_parser(value_parser!(PathBuf));
         let serve = Command::new("serve").args([listen, count, busy, allow]);
         Command::new("tool").args([log, config]).subcommand(serve)
     }

@@ -343,8 +343,12 @@ impl Outcome {
             ),
             format!("repaired   {} leaves by {} REQUESTs", replicas.repaired, replicas.requests),
             format!("applied    {} leaves by EVENTs, {} sent", replicas.applied, server.events),
-            format!("replicas   {} of {}: {verdict}, {:.1} s", args.replicas
-                .saturating_sub(self.different.len() as u16), args.replicas, self.seconds),
+            format!(
+                "replicas   {} of {}: {verdict}, {:.1} s",
+                args.replicas.saturating_sub(self.different.len() as u16),
+                args.replicas,
+                self.seconds
+            ),
         ]
     }
 }

@@ -201,8 +201,7 @@ mod tests {
     #[test]
     fn every_field_of_the_example_has_a_value_on_this_machine() {
         let Ok(found) = read_interfaces(Path::new(SYS_CLASS_NET)) else { return };
-        let layout =
-            mapleaf::tree::Layout::from_toml(crate::cli::agent::EXAMPLE_SCHEMA).unwrap();
+        let layout = mapleaf::tree::Layout::from_toml(crate::cli::agent::EXAMPLE_SCHEMA).unwrap();
         for (interface, parent) in found.iter().zip(layout.owners()) {
             let id = mapleaf::layout::ParentId(parent.parent_id.get());
             for field in layout.fields(id) {

@@ -200,9 +200,8 @@ mod tests {
     #[test]
     fn fields_are_set_on_top_of_what_was_sent() {
         let mut lines = Lines::default();
-        let mut set = |fields: &str| {
-            read(&mut lines, &format!(r#"{{"path":"/rack/1","fields":{fields}}}"#))
-        };
+        let mut set =
+            |fields: &str| read(&mut lines, &format!(r#"{{"path":"/rack/1","fields":{fields}}}"#));
         assert_eq!(set(r#"{"temp":-2}"#), Ok((1, vec![0xfe, 0xff, 0, 0])));
         assert_eq!(set(r#"{"mac":"0a0b"}"#), Ok((1, vec![0xfe, 0xff, 0x0a, 0x0b])));
         assert!(set(r#"{"temp":40000}"#).is_err());

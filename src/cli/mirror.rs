@@ -146,7 +146,12 @@ enum Synced {
 
 impl Words {
     fn new(server: SocketAddr) -> Words {
-        Words { server, progress: Progress::new("copying", "leaves"), joins: 0, synced: Synced::Never }
+        Words {
+            server,
+            progress: Progress::new("copying", "leaves"),
+            joins: 0,
+            synced: Synced::Never,
+        }
     }
 }
 

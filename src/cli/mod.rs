@@ -188,9 +188,9 @@ fn explain_usage(error: &clap::Error) -> Exit {
 
 /// clap's paragraphs as one line, without the usage that `--help` shows better.
 fn usage_line(rendered: &str) -> String {
-    let told = rendered.split("\n\n").filter(|part| {
-        !part.starts_with("Usage:") && !part.starts_with("For more information")
-    });
+    let told = rendered
+        .split("\n\n")
+        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"));
     let told: Vec<String> = told.map(one_line).collect();
     let line = told.join("; ");
     format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))

@@ -96,9 +96,9 @@ pub(crate) struct Address {
 impl Address {
     /// The first address that the host's name stands for.
     pub(crate) fn resolve(&self) -> anyhow::Result<SocketAddr> {
-        let mut found = (self.host.as_str(), self.port)
-            .to_socket_addrs()
-            .with_context(|| format!("cannot resolve {:?}; name a host or an address", self.host))?;
+        let mut found = (self.host.as_str(), self.port).to_socket_addrs().with_context(|| {
+            format!("cannot resolve {:?}; name a host or an address", self.host)
+        })?;
         match found.next() {
             Some(address) => Ok(address),
             None => bail!("cannot resolve {:?}: it has no address", self.host),

@@ -104,8 +104,7 @@ impl Proxy {
             end: Arc::clone(&end),
             clients: HashMap::new(),
         };
-        let front =
-            thread::Builder::new().name("proxy".to_owned()).spawn(move || front.run())?;
+        let front = thread::Builder::new().name("proxy".to_owned()).spawn(move || front.run())?;
         Ok(Proxy { address, counts, end, front: Some(front) })
     }
 

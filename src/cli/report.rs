@@ -38,13 +38,15 @@ use crate::cli::parse::Address;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("place").args(["leaf", "path"]))]
 #[command(group = ArgGroup::new("content").args(["data", "hex", "file"]))]
-#[command(after_help = "Ends when every report is acknowledged. JSON Lines name a leaf by leaf or \
+#[command(
+    after_help = "Ends when every report is acknowledged. JSON Lines name a leaf by leaf or \
     path, and its\nData by data (text), hex or fields:\n  \
     {\"leaf\":12,\"hex\":\"00ff\"}\n  {\"path\":\"/a/b\",\"data\":\"text\"}\n  \
     {\"path\":\"/a/b\",\"fields\":{\"temp\":21.5}}\n\
     Fields are set on top of what this process last sent for the leaf, zeros at first. A line\n\
     that is not understood is named, the others go on, and the exit status is 2.\n\n\
-    Example:\n  mapleaf report 127.0.0.1:4720 --path /site/rack1/port7 --data up")]
+    Example:\n  mapleaf report 127.0.0.1:4720 --path /site/rack1/port7 --data up"
+)]
 pub(crate) struct ReportArgs {
     /// Address of the server
     addr: Address,
@@ -106,8 +108,9 @@ impl ReportArgs {
         match (&self.data, &self.hex, &self.file) {
             (Some(text), _, _) => Ok(text.clone().into_bytes()),
             (_, Some(bytes), _) => Ok(bytes.0.clone()),
-            (_, _, Some(path)) => read_file(path)
-                .with_context(|| format!("--file: cannot read {}", path.display())),
+            (_, _, Some(path)) => {
+                read_file(path).with_context(|| format!("--file: cannot read {}", path.display()))
+            }
             (None, None, None) => Err(anyhow!("name the Data by --data, --hex or --file")),
         }
     }

@@ -31,10 +31,12 @@ use crate::cli::show::Change;
 
 /// Options of `mapleaf watch`.
 #[derive(Debug, Args)]
-#[command(after_help = "One line a change: UTC time, path, revision, and the fields of the schema \
+#[command(
+    after_help = "One line a change: UTC time, path, revision, and the fields of the schema \
     with their\nunits, or text or hex where there are none. What changed before the start is not \
     shown;\nseveral changes of a leaf within a period are one.\n\n\
-    Example:\n  mapleaf watch 127.0.0.1:4720 --path /site/rack1 --count 10 --json")]
+    Example:\n  mapleaf watch 127.0.0.1:4720 --path /site/rack1 --count 10 --json"
+)]
 pub(crate) struct WatchArgs {
     /// Address of the server or relay
     addr: Address,

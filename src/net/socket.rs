@@ -421,3 +421,60 @@ mod platform {
         }
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::net::sys;
+
+    fn made(level: i32, name: i32, options: &SocketOptions) -> UdpSocket {
+        let made = StdSocket::bind("127.0.0.1:0").unwrap();
+        sys::set_option(made.as_fd(), level, name, 1).unwrap();
+        UdpSocket::from_std(made, options).unwrap()
+    }
+
+    fn received(socket: &mut UdpSocket, count: usize) -> Vec<Vec<u8>> {
+        let (mut batch, mut found) = (RecvBatch::default(), Vec::new());
+        for _ in 0..count {
+            socket.receive(&mut batch).unwrap();
+            found.extend(batch.iter().map(|(_, datagram)| datagram.to_vec()));
+        }
+        found
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_segments_gets_single_datagrams_and_is_remembered() {
+        // Segments need checksums: without them every message of segments is EINVAL.
+        const SO_NO_CHECK: i32 = 11;
+        let options = SocketOptions { receive_buffer: 1 << 20, ..SocketOptions::default() };
+        let mut sender = made(libc::SOL_SOCKET, SO_NO_CHECK, &options);
+        if sender.capabilities().gso != Support::Available {
+            println!("skipped: this kernel has no UDP_SEGMENT");
+            return;
+        }
+        let mut receiver = UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        let to = vec![receiver.local_addr().unwrap(); 20];
+        let memory: Vec<u8> = (0..250).collect();
+        let report = sender.send_segments(Destinations::Each(&to), Segments::new(&memory, 100));
+        assert_eq!((report.datagrams_sent, report.bytes_sent), (20 * 3, 20 * 250));
+        assert_eq!(sender.counters().gso_fallbacks, 20);
+        assert_eq!(sender.capabilities().gso, Support::GivenUp);
+        sender.send_segments(Destinations::Each(&to), Segments::new(&memory, 100));
+        assert_eq!(sender.counters().gso_fallbacks, 20, "it is not tried again");
+        let wanted = memory.chunks(100).cycle().take(2 * 20 * 3);
+        assert!(received(&mut receiver, 120).iter().eq(wanted));
+    }
+
+    #[test]
+    fn a_socket_that_asked_for_the_errors_of_others_is_relieved_of_them() {
+        let mut socket = made(libc::SOL_IP, libc::IP_RECVERR, &SocketOptions::default());
+        let closed = StdSocket::bind("127.0.0.1:0").unwrap();
+        closed.connect("127.0.0.1:1").unwrap();
+        let own = socket.local_addr().unwrap();
+        for _ in 0..3 {
+            socket.send_to(b"anybody?", closed.local_addr().unwrap()).unwrap();
+            socket.send_to(b"myself", own).unwrap();
+            assert_eq!(received(&mut socket, 1), [b"myself"]);
+        }
+    }
+}

@@ -37,7 +37,7 @@ use crate::wire::INIT_FILTER_LEN_MAX;
 
 /// REQUESTs in a row that nobody answers before the session is believed dead,
 /// although EVENTs may still come.
-const UNANSWERED_MAX: u32 = 8;
+const UNANSWERED_MAX: u32 = 12;
 
 /// The tree that a client already has a copy of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,7 @@ pub struct Client {
     joiner: Joiner,
     joined: Option<Joined>,
     last_heard: Time,
+    last_driven: Time,
     pull: Option<LayoutPull>,
     layout_blob: Vec<u8>,
     follower: Option<Follower>,
@@ -150,6 +151,7 @@ impl Client {
             random,
             joined: None,
             last_heard: now,
+            last_driven: now,
             pull: None,
             layout_blob: Vec::new(),
             follower: None,
@@ -172,6 +174,7 @@ impl Client {
         bytes: &[u8],
         tree: Option<&mut T>,
     ) {
+        self.wake(now);
         self.counters.datagrams_in += 1;
         let Ok((header, datagram)) = wire::decode(bytes) else {
             self.counters.dropped_malformed += 1;
@@ -188,6 +191,7 @@ impl Client {
     /// handled first: a process that slept must not take its own silence for the
     /// server's.
     pub fn handle_timeout<T: ReplicaLeaves>(&mut self, now: Time, tree: Option<&mut T>) {
+        self.wake(now);
         self.joiner.handle_timeout(now, &mut *self.random, &mut self.outbox);
         if let (Some(pull), Some(joined)) = (&mut self.pull, &self.joined) {
             pull.handle_timeout(now, joined, &mut self.outbox);
@@ -296,6 +300,12 @@ impl Client {
         self.was_in_sync
     }
 
+    /// Whether a copy is attached that follows the session there is. If not, the
+    /// driver has to attach one after [`ClientEvent::Joined`].
+    pub fn is_attached(&self) -> bool {
+        self.active_follower().is_some()
+    }
+
     /// How far the copy has got.
     pub fn progress(&self) -> Progress {
         self.follower.as_ref().map_or_else(Progress::default, Follower::progress)
@@ -305,6 +315,16 @@ impl Client {
     fn active_follower(&self) -> Option<&Follower> {
         let joined = self.joined.as_ref()?;
         self.follower.as_ref().filter(|follower| follower.joined == *joined)
+    }
+
+    /// A client that slept for longer than its lease has no session any more:
+    /// what waits in its socket is old, and must not look like a verdict.
+    fn wake(&mut self, now: Time) {
+        let slept = now.since(self.last_driven);
+        self.last_driven = now;
+        if self.joined.is_some_and(|joined| slept > joined.lease) {
+            self.rejoin(now, Duration::ZERO);
+        }
     }
 
     fn knock<T: ReplicaLeaves>(

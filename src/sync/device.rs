@@ -46,7 +46,7 @@ use crate::wire::RequestBody;
 const WINDOW: usize = 64;
 
 /// Tries in a row that nobody answers before the session is believed dead.
-const UNANSWERED_MAX: u32 = 8;
+const UNANSWERED_MAX: u32 = 12;
 
 /// Whether a device needs the layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

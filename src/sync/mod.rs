@@ -30,6 +30,8 @@ mod server;
 mod session;
 mod span;
 #[cfg(test)]
+mod stories;
+#[cfg(test)]
 mod testing;
 mod time;
 mod transmit;

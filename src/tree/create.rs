@@ -20,7 +20,6 @@ use crate::tree::extent::Record;
 use crate::tree::fresh::Fresh;
 use crate::tree::index::Index;
 use crate::tree::lock::LockedFile;
-use crate::tree::map::Map;
 use crate::tree::map::Owner;
 use crate::tree::map::Prefault;
 use crate::tree::map::reserve;
@@ -199,7 +198,8 @@ impl Filled {
         let needed = layout.file_len();
         let len = map_len(&layout).map_err(FillError::io("map the file"))?;
         reserve(file, needed).map_err(|source| FillError::Space { needed, source })?;
-        let owner = Map::new(file, len, Prefault::Write).map_err(FillError::io("map the file"))?;
+        let owner =
+            Owner::map_file(file, len, Prefault::Write).map_err(FillError::io("map the file"))?;
         let extents = Extents::new(&layout);
         let index = Index::new(layout.leaf_count(), layout.parent_count());
         let mut filled = Filled { owner, layout, extents, index, state, tree_id, created_unix_s };

@@ -39,9 +39,9 @@ use crate::tree::field::printable;
 use crate::tree::inspect::InspectError;
 use crate::tree::inspect::TreeFile;
 use crate::tree::plan::Layout;
+use crate::tree::record::leaf_head;
 use crate::tree::record_check::LeafView;
 use crate::tree::record_check::Origin;
-use crate::tree::record_check::leaf_checksum;
 use crate::tree::scan::LeafState;
 use crate::tree::scan::Scanned;
 use crate::tree::schema_error::SchemaError;
@@ -327,7 +327,7 @@ impl<R: BufRead> DumpReader<R> {
             data_loc_id,
             change_flag: flag,
             revision,
-            checksum: leaf_checksum(data_loc_id, revision, &data),
+            checksum: leaf_head(data_loc_id, revision, &data).checksum.get(),
             data,
             origin: Origin::Record,
         })

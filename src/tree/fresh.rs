@@ -60,7 +60,7 @@ impl Fresh {
     pub(crate) fn to_replace(path: &Path) -> io::Result<Fresh> {
         let name = beside(path, "next")?;
         match fs::remove_file(&name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Fresh::temporary(name),
         }
     }

@@ -17,7 +17,7 @@ use crate::tree::lock::LockedFile;
 use crate::tree::mapped::Parts;
 use crate::tree::mapped::Tree;
 use crate::tree::plan::Layout;
-use crate::tree::record::head_of;
+use crate::tree::record::leaf_head;
 
 /// Why a tree did not grow. But for [`GrowError::Name`] it is as it was, and goes on.
 #[derive(Debug)]
@@ -129,7 +129,7 @@ impl Tree {
     fn copy_leaf(&self, from: DataLocId, to: DataLocId, filled: &mut Filled, data: &mut Vec<u8>) {
         let head = self.read(from, data).expect("growth names leaves of the old layout");
         let record = filled.extents.record(to).expect("growth names leaves of the new layout");
-        let head = head_of(to, Revision(head.revision.get()), data);
+        let head = leaf_head(to, Revision(head.revision.get()), data);
         filled.put(&record, &head, data);
         if self.is_changed(from) {
             filled.flag(&record);

@@ -123,7 +123,7 @@ mod tests {
     use crate::tree::extent::Extents;
     use crate::tree::plan::Layout;
     use crate::tree::record::empty_head;
-    use crate::tree::record::head_of;
+    use crate::tree::record::leaf_head;
 
     use super::*;
 
@@ -155,7 +155,7 @@ mod tests {
         extents.all().zip(&heads).for_each(|(record, head)| index.insert(&record, head));
         for (i, place) in [3u32, 9, 3, 19, 0].into_iter().enumerate() {
             let leaf = DataLocId(place);
-            heads[leaf.index()] = head_of(leaf, Revision(i as u64 + 1), &[i as u8]);
+            heads[leaf.index()] = leaf_head(leaf, Revision(i as u64 + 1), &[i as u8]);
             index.replace(&extents.record(leaf).unwrap(), &heads[leaf.index()]);
             let of = |head: &LeafHead| {
                 let leaf = DataLocId(head.data_loc_id.get());

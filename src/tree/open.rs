@@ -22,7 +22,7 @@ use crate::layout::limits::SCHEMA_LEN_MAX;
 use crate::tree::extent::Extents;
 use crate::tree::lock::LockedFile;
 use crate::tree::lock::lock_named;
-use crate::tree::map::Map;
+use crate::tree::map::Owner;
 use crate::tree::map::Prefault;
 use crate::tree::map::reserve;
 use crate::tree::mapped::Parts;
@@ -253,8 +253,8 @@ impl Verified {
         let len = map_len(&self.layout).map_err(OpenError::io("map the file"))?;
         // A copy of a file may have holes, which a full disk could not fill.
         reserve(file.file(), self.layout.file_len()).map_err(OpenError::io("reserve its space"))?;
-        let owner =
-            Map::new(file.file(), len, Prefault::Read).map_err(OpenError::io("map the file"))?;
+        let owner = Owner::map_file(file.file(), len, Prefault::Read)
+            .map_err(OpenError::io("map the file"))?;
         let extents = Extents::new(&self.layout);
         let (scan, index) = Scan::new(&owner, &extents, &self.layout, &self.state);
         let parts = Parts {

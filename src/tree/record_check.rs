@@ -3,14 +3,11 @@
 use core::fmt;
 
 use zerocopy::FromBytes;
-use zerocopy::IntoBytes;
-use zerocopy::little_endian::U32;
-use zerocopy::little_endian::U64;
 
 use crate::layout::DataLocId;
-use crate::layout::LeafHead;
 use crate::layout::RecordHead;
 use crate::layout::Revision;
+use crate::tree::record::leaf_checksum;
 
 /// A leaf as it was read, borrowed from the reader's own memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +130,7 @@ pub(super) fn check_record(
         return Err(outside);
     }
     let (data, tail) = room.split_at_checked(data_size as usize).ok_or(outside)?;
-    let checked = record.get(RecordHead::CHECKED_OFFSET..RecordHead::DATA_OFFSET + data.len());
-    let (wanted, found) = (crc32c::crc32c(checked.unwrap_or_default()), head.leaf.checksum.get());
+    let (wanted, found) = (leaf_checksum(&head.leaf, data), head.leaf.checksum.get());
     if wanted != found {
         return Err(LeafDamage::Checksum { wanted, found });
     }
@@ -147,20 +143,6 @@ pub(super) fn check_record(
         data,
         origin: Origin::Record,
     })
-}
-
-/// The checksum of a leaf: CRC32C over its head behind the checksum, and Data.
-pub(crate) fn leaf_checksum(leaf: DataLocId, revision: Revision, data: &[u8]) -> u32 {
-    let head = LeafHead {
-        checksum: U32::new(0),
-        // Data is at most CAPACITY_MAX long.
-        data_size: U32::new(data.len() as u32),
-        data_loc_id: U32::new(leaf.0),
-        reserved: U32::new(0),
-        revision: U64::new(revision.0),
-    };
-    let behind = head.as_bytes().get(size_of::<U32>()..).unwrap_or_default();
-    crc32c::crc32c_append(crc32c::crc32c(behind), data)
 }
 
 fn check_rest(head: &RecordHead, leaf: DataLocId, tail: &[u8]) -> Result<(), LeafDamage> {
@@ -191,20 +173,16 @@ pub(super) fn first_nonzero(bytes: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::IntoBytes;
+
     use super::*;
+    use crate::tree::record::leaf_head;
 
     fn record(data: &[u8], stride: usize) -> Vec<u8> {
         let mut record = vec![0; stride];
         record[32..32 + data.len()].copy_from_slice(data);
-        let leaf = LeafHead {
-            checksum: U32::new(0),
-            data_size: U32::new(data.len() as u32),
-            data_loc_id: U32::new(5),
-            reserved: U32::new(0),
-            revision: U64::new(9),
-        };
+        let leaf = leaf_head(DataLocId(5), Revision(9), data);
         record[8..32].copy_from_slice(leaf.as_bytes());
-        seal(&mut record, data.len());
         record
     }
 
@@ -217,7 +195,7 @@ mod tests {
     fn a_whole_record_is_read() {
         let bytes = record(b"abc", 64);
         let view = check_record(&bytes, DataLocId(5), 20).unwrap();
-        assert_eq!(view.checksum, leaf_checksum(DataLocId(5), Revision(9), b"abc"));
+        assert_eq!(view.checksum, leaf_head(DataLocId(5), Revision(9), b"abc").checksum.get());
         assert_eq!((view.data, view.revision, view.change_flag), (&b"abc"[..], Revision(9), 0));
     }
 

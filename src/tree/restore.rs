@@ -4,7 +4,7 @@ use crate::layout::DataLocId;
 use crate::layout::Revision;
 use crate::layout::TreeRole;
 use crate::tree::mapped::Tree;
-use crate::tree::record::head_of;
+use crate::tree::record::leaf_head;
 use crate::tree::write::Mark;
 use crate::tree::write::WriteError;
 
@@ -27,7 +27,7 @@ impl Tree {
             return Err(WriteError::LifeBegun);
         }
         let record = self.target(leaf, data)?;
-        self.store(&record, &head_of(leaf, revision, data), data, mark);
+        self.store(&record, &leaf_head(leaf, revision, data), data, mark);
         self.run.newest = self.run.newest.max(revision);
         Ok(())
     }
@@ -53,12 +53,8 @@ mod tests {
     #[test]
     fn a_leaf_comes_back_with_its_revision_and_later_ones_are_above_it() {
         let layout = Layout::plain(1, 3, 8).unwrap();
-        let options = CreateOptions {
-            role: TreeRole::Server,
-            tree_id: TreeId(1),
-            life: Life(5),
-            unix_s: 0,
-        };
+        let options =
+            CreateOptions { role: TreeRole::Server, tree_id: TreeId(1), life: Life(5), unix_s: 0 };
         let mut tree = Tree::create_unnamed(layout, options).unwrap();
         let (old, newest) = (Revision(Life(5).base().0 + 3), Revision(Life(5).base().0 + 9));
         tree.restore(DataLocId(1), old, b"old", Mark::Changed).unwrap();

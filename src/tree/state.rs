@@ -195,7 +195,6 @@ fn parse_boot_id(text: &str) -> Option<[u8; 16]> {
 
 #[cfg(test)]
 mod tests {
-    use crate::tree::map::Map;
     use crate::tree::map::Prefault;
     use crate::tree::map::memory_file;
     use crate::tree::map::reserve;
@@ -207,7 +206,7 @@ mod tests {
     fn owner() -> Owner {
         let file = memory_file().unwrap();
         reserve(&file, LEN as u64).unwrap();
-        Map::new(&file, LEN, Prefault::Write).unwrap()
+        Owner::map_file(&file, LEN, Prefault::Write).unwrap()
     }
 
     fn page(owner: &Owner) -> Vec<u8> {
@@ -246,7 +245,7 @@ mod tests {
             state.life = Life(2);
             state.store(&mut owner);
             state.life = Life(3);
-            owner.stores_left = stores;
+            owner.stores_left.set(stores);
             state.store(&mut owner);
             let found = State::from_page(&page(&owner)).unwrap();
             assert!((1..=3).contains(&found.life.0), "{found:?} after {stores} stores");

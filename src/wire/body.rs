@@ -11,7 +11,10 @@ use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
+use crate::layout::leaf_wire_len;
+use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::layout::limits::RESPONSE_BODY_LEN;
+use crate::wire::DOOR_DATAGRAM_LEN;
 
 /// Longest filter path in an INIT, in bytes of UTF-8.
 pub const INIT_FILTER_LEN_MAX: usize = 512;
@@ -153,6 +156,13 @@ body! {
 }
 
 const _: () = assert!(size_of::<ResponseBody>() == RESPONSE_BODY_LEN);
+
+// A leaf takes no less room in a REPORT than its refusal in the ACK: all refusals
+// of one REPORT fit into one ACK of the same size.
+const _: () = assert!(size_of::<AckRefusal>() <= leaf_wire_len(0));
+
+// HELLO and INIT are padded to what the door expects, and an INIT fits.
+const _: () = assert!(DATAGRAM_HEADER_LEN + size_of::<InitBody>() <= DOOR_DATAGRAM_LEN);
 
 body! {
     /// One leaf of a REPORT that was not written, in an ACK.

@@ -76,11 +76,12 @@ pub enum DecodeError {
         /// Bytes that came.
         found: usize,
     },
-    /// Another protocol version; the type is told so that the door can answer.
+    /// Another protocol version; the door answers a HELLO of any version.
     Version {
         /// Version in the datagram.
         found: u8,
-        /// Whether the datagram is a padded HELLO.
+        /// Whether the datagram is a HELLO, padded and with the right checksum:
+        /// its form is the same in every version.
         hello: bool,
     },
     /// No type has this code.
@@ -107,6 +108,18 @@ pub enum DecodeError {
         /// What there is.
         found: usize,
     },
+    /// The body speaks of a range that runs backwards or beyond its end.
+    Range {
+        /// Where the range begins.
+        start: u64,
+        /// Where it ends.
+        end: u64,
+        /// Where it ends at the latest.
+        limit: u64,
+    },
+    /// EventNum, or the sequence of a device, is the last that a u64 holds. No
+    /// sender counts that far, and a receiver adds one to it.
+    Exhausted,
 }
 
 impl fmt::Display for DecodeError {
@@ -128,6 +141,12 @@ impl fmt::Display for DecodeError {
             DecodeError::Count { expected, found } => {
                 write!(f, "count differs: expected {expected}, found {found}")
             }
+            DecodeError::Range { start, end, limit } => {
+                write!(f, "range is wrong: expected at most {limit}, found {start}..{end}")
+            }
+            DecodeError::Exhausted => {
+                write!(f, "event_num is out of range: expected less than {}", u64::MAX)
+            }
         }
     }
 }
@@ -142,18 +161,30 @@ impl core::error::Error for DecodeError {}
 pub fn decode(bytes: &[u8]) -> Result<(&Header, Datagram<'_>), DecodeError> {
     let short = |expected| DecodeError::Short { expected, found: bytes.len() };
     let (header, _) = Header::ref_from_prefix(bytes).map_err(|_| short(DATAGRAM_HEADER_LEN))?;
-    let size = usize::from(header.datagram_size.get());
     if header.version != PROTOCOL_VERSION {
-        let hello =
-            header.datagram_type == DatagramType::Hello.code() && bytes.len() >= DOOR_DATAGRAM_LEN;
+        let hello = is_foreign_hello(header, bytes);
         return Err(DecodeError::Version { found: header.version, hello });
     }
     let datagram_type = DatagramType::from_code(header.datagram_type)
         .ok_or(DecodeError::Type { found: header.datagram_type })?;
+    let size = usize::from(header.datagram_size.get());
     let datagram = bytes.get(..size).ok_or_else(|| short(size))?;
     verify(header, datagram_type, datagram)?;
+    if header.event_num.get() == u64::MAX {
+        return Err(DecodeError::Exhausted);
+    }
     let body = datagram.get(DATAGRAM_HEADER_LEN..).unwrap_or_default();
     Ok((header, decode_body(header, datagram_type, body)?))
+}
+
+/// Whether this is a HELLO of another version. Its place in the header, its
+/// padding and its checksum are promised never to change, so a flipped bit in the
+/// version of one of ours is not taken for one.
+fn is_foreign_hello(header: &Header, bytes: &[u8]) -> bool {
+    let size = usize::from(header.datagram_size.get());
+    header.datagram_type == DatagramType::Hello.code()
+        && size >= DOOR_DATAGRAM_LEN
+        && bytes.get(..size).is_some_and(|all| verify(header, DatagramType::Hello, all).is_ok())
 }
 
 fn verify(
@@ -196,6 +227,8 @@ fn decode_body<'a>(
         }
         DatagramType::Layout => {
             let (layout, piece) = prefix::<LayoutBody>(body)?;
+            let start = u64::from(layout.offset.get());
+            range(start, start + piece.len() as u64, u64::from(layout.layout_len.get()))?;
             Datagram::Layout(layout, piece)
         }
         DatagramType::Event => Datagram::Event(LeafIter::new(body, count)),
@@ -203,6 +236,8 @@ fn decode_body<'a>(
         DatagramType::Request => decode_request(header, body)?,
         DatagramType::Response => {
             let (response, leaves) = prefix::<ResponseBody>(body)?;
+            let (first, next) = (response.first_leaf.get(), response.next_leaf.get());
+            range(u64::from(first), u64::from(next), u64::from(u32::MAX))?;
             Datagram::Response(response, LeafIter::new(leaves, count))
         }
         DatagramType::Report => Datagram::Report(LeafIter::new(body, count)),
@@ -213,6 +248,8 @@ fn decode_body<'a>(
 
 fn decode_request<'a>(header: &Header, body: &'a [u8]) -> Result<Datagram<'a>, DecodeError> {
     let (request, tail) = prefix::<RequestBody>(body)?;
+    let first = u64::from(request.first_leaf.get());
+    range(first, first + u64::from(request.leaf_count.get()), u64::from(u32::MAX))?;
     if !Flags(header.flags.get()).has(Flags::CHECKSUMS) {
         return Ok(Datagram::Request(request, None));
     }
@@ -227,6 +264,11 @@ fn decode_request<'a>(header: &Header, body: &'a [u8]) -> Result<Datagram<'a>, D
 fn padded(body: &[u8]) -> Result<(), DecodeError> {
     let found = DATAGRAM_HEADER_LEN + body.len();
     if found >= DOOR_DATAGRAM_LEN { Ok(()) } else { Err(DecodeError::Unpadded { found }) }
+}
+
+fn range(start: u64, end: u64, limit: u64) -> Result<(), DecodeError> {
+    let right = start <= end && end <= limit;
+    if right { Ok(()) } else { Err(DecodeError::Range { start, end, limit }) }
 }
 
 fn prefix<T>(body: &[u8]) -> Result<(&T, &[u8]), DecodeError>

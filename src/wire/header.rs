@@ -59,7 +59,8 @@ pub struct Header {
     /// Server: every change up to this revision has been sent in EVENTs. REQUEST:
     /// `since`. ACK: first sequence handled. COOKIE: low half of the MAC.
     pub watermark: U64,
-    /// Digest of the view at `watermark`. COOKIE: high half of the MAC.
+    /// EVENT, TICK with [`Flags::CLOSES_PERIOD`], RESPONSE: digest of the view at
+    /// the end of its last period. COOKIE: high half of the MAC.
     pub digest: U64,
     /// Leaves (EVENT, RESPONSE, REPORT), checksums (REQUEST) or refusals (ACK).
     pub count: U16,
@@ -197,5 +198,45 @@ pub const fn checked_len(datagram_type: DatagramType, datagram_size: usize) -> u
         DatagramType::Event | DatagramType::Report => DATAGRAM_HEADER_LEN,
         DatagramType::Response => DATAGRAM_HEADER_LEN + RESPONSE_BODY_LEN,
         _ => datagram_size,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_values_are_one_to_one() {
+        for code in 0..=u8::MAX {
+            let value = DatagramType::from_code(code);
+            assert_eq!(value.is_some(), (1..=14).contains(&code), "{code}");
+            assert!(value.is_none_or(|value| value.code() == code));
+        }
+        assert!(ByeReason::ALL.iter().all(|r| ByeReason::from_code(r.code()) == Some(*r)));
+        assert!(RefusalReason::ALL.iter().all(|r| RefusalReason::from_code(r.code()) == Some(*r)));
+        assert_eq!(ByeReason::from_code(0), None, "a forgotten reason is no reason");
+    }
+
+    #[test]
+    fn flags_are_apart() {
+        let all = [
+            Flags::CLOSES_PERIOD,
+            Flags::SOURCE_IN_SYNC,
+            Flags::CHECKSUMS,
+            Flags::LAST,
+            Flags::CHANGES_PENDING,
+        ];
+        assert_eq!(all.iter().sum::<u16>(), 0b1_1111);
+        assert!(Flags(0b1001).has(Flags::LAST));
+        assert!(!Flags(0b0001).has(Flags::LAST));
+    }
+
+    #[test]
+    fn the_header_checksum_covers_what_is_not_leaves() {
+        assert_eq!(checked_len(DatagramType::Event, 1_200), 64);
+        assert_eq!(checked_len(DatagramType::Report, 1_200), 64);
+        assert_eq!(checked_len(DatagramType::Response, 1_200), 96);
+        assert_eq!(checked_len(DatagramType::Request, 1_200), 1_200);
+        assert_eq!(checked_len(DatagramType::Tick, 96), 96);
     }
 }

@@ -143,3 +143,105 @@ pub fn leaf_checksum(head: &LeafHead, data: &[u8]) -> u32 {
     let checked = head.as_bytes().get(CHECKED_OFFSET..).unwrap_or_default();
     kernel::crc32c_append(kernel::crc32c(checked), data)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::push_leaf;
+
+    fn leaves_of(all: &[(u32, Vec<u8>)]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        all.iter().for_each(|(id, data)| push_leaf(&mut bytes, DataLocId(*id), data));
+        bytes
+    }
+
+    fn two() -> Vec<u8> {
+        leaves_of(&[(3, b"first".to_vec()), (4, b"second leaf".to_vec())])
+    }
+
+    fn read(bytes: &[u8], count: u16) -> Vec<Result<u32, LeafError>> {
+        LeafIter::new(bytes, count).map(|leaf| Ok(leaf?.data_loc_id().0)).collect()
+    }
+
+    #[test]
+    fn leaves_come_in_order_and_as_many_as_counted() {
+        let bytes = two();
+        assert_eq!(read(&bytes, 2), [Ok(3), Ok(4)]);
+        assert_eq!(read(&bytes, 1), [Ok(3)]);
+        assert_eq!(read(&bytes, 0), []);
+    }
+
+    #[test]
+    fn the_filling_of_the_last_leaf_may_be_missing() {
+        let bytes = two();
+        // The second leaf: 24 bytes of head, 11 of Data, 5 of filling.
+        assert_eq!(bytes.len(), 32 + 40);
+        assert_eq!(read(&bytes[..bytes.len() - 5], 2), [Ok(3), Ok(4)]);
+        assert_eq!(
+            read(&bytes[..bytes.len() - 6], 2),
+            [Ok(3), Err(LeafError::Cut { expected: 35, found: 34 })]
+        );
+    }
+
+    #[test]
+    fn a_cut_gives_the_leaves_before_it_and_one_error() {
+        let bytes = two();
+        for len in 0..bytes.len() - 5 {
+            let found = read(&bytes[..len], 2);
+            let whole = usize::from(len >= 24 + 5);
+            assert_eq!(found.len(), whole + 1, "{len}");
+            assert!(matches!(found[whole], Err(LeafError::Cut { .. })), "{len}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_leaf_ends_the_reading() {
+        let mut bytes = two();
+        bytes[24] ^= 1;
+        let found = read(&bytes, 2);
+        assert!(matches!(found[..], [Err(LeafError::Checksum { .. })]), "{found:?}");
+    }
+
+    #[test]
+    fn a_data_size_beyond_any_leaf_is_refused_before_it_is_used() {
+        for size in [CAPACITY_MAX as u32 + 1, u32::MAX] {
+            let mut bytes = two();
+            bytes[4..8].copy_from_slice(&size.to_le_bytes());
+            assert_eq!(read(&bytes, 2), [Err(LeafError::TooLarge { found: size as usize })]);
+        }
+    }
+
+    #[test]
+    fn the_checksum_is_the_crc32c_of_what_lies_behind_it() {
+        let bytes = two();
+        let found = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes"));
+        assert_eq!(found, kernel::crc32c(&bytes[4..24 + 5]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_leaves_come_back(
+            all in prop::collection::vec(
+                (any::<u32>(), prop::collection::vec(any::<u8>(), 0..100)),
+                0..20,
+            ),
+        ) {
+            let bytes = leaves_of(&all);
+            prop_assert_eq!(bytes.len() % 8, 0);
+            let found: Vec<(u32, Vec<u8>)> = LeafIter::new(&bytes, all.len() as u16)
+                .map(|leaf| leaf.expect("just laid out"))
+                .map(|leaf| (leaf.data_loc_id().0, leaf.data.to_vec()))
+                .collect();
+            prop_assert_eq!(found, all);
+        }
+
+        #[test]
+        fn any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..300), count: u16) {
+            let found = read(&bytes, count);
+            prop_assert!(found.len() <= usize::from(count));
+            prop_assert!(found.len() <= bytes.len() / 24 + 1);
+        }
+    }
+}

@@ -9,8 +9,12 @@ mod body;
 mod decode;
 mod encode;
 mod header;
+#[cfg(test)]
+mod hostile;
 mod leaf;
 mod pretty;
+#[cfg(test)]
+mod samples;
 
 pub use body::AckRefusal;
 pub use body::INIT_FILTER_LEN_MAX;
@@ -47,3 +51,5 @@ pub use pretty::Pretty;
 /// Payload to which HELLO and INIT are padded: whoever asks sends more than what
 /// comes back.
 pub const DOOR_DATAGRAM_LEN: usize = 1_200;
+
+const _: () = assert!(DOOR_DATAGRAM_LEN <= crate::layout::limits::DATAGRAM_SIZE_MIN);

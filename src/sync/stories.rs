@@ -1,0 +1,375 @@
+//! Stories: a server, its clients and a device over a network in virtual time.
+
+use core::time::Duration;
+
+use crate::layout::DataLocId;
+use crate::layout::Revision;
+use crate::sync::ClientEvent;
+use crate::sync::DeviceEvent;
+use crate::sync::JoinError;
+use crate::sync::Leaves;
+use crate::sync::testing::MemTree;
+use crate::sync::testing::Weather;
+use crate::sync::testing::World;
+use crate::sync::time::RandomSource;
+use crate::wire::ByeReason;
+use crate::wire::RefusalReason;
+
+const SECOND: Duration = Duration::from_secs(1);
+const SEEDS: core::ops::Range<u64> = 0..20;
+
+fn storm() -> Weather {
+    Weather { loss: 0.2, duplication: 0.1, jitter_us: 3_000 }
+}
+
+/// Writes to random leaves for a while, then lets the network calm down.
+fn write_through(world: &mut World, weather: Weather, rounds: u32) {
+    world.weather = weather;
+    let count = u64::from(world.tree.leaf_count());
+    for round in 0..rounds {
+        for _ in 0..5 {
+            let leaf = (world.random.next_u64() % count) as u32;
+            world.write(leaf, format!("{round} at {leaf}").as_bytes());
+        }
+        world.run_for(Duration::from_millis(37));
+    }
+    world.weather = Weather::default();
+}
+
+/// Two periods and a heartbeat after the last write a verdict speaks of it.
+fn settle(world: &mut World) {
+    world.run_for(Duration::from_millis(500));
+    let done = world.run_until(30 * SECOND, World::all_in_sync);
+    assert!(done, "all clients are in sync in the end");
+    for index in 0..world.copies.len() {
+        assert!(world.is_equal(index), "client {index} says in sync, so it is equal");
+    }
+}
+
+#[test]
+fn a_late_joiner_gets_the_whole_tree() {
+    let mut world = World::new(1, MemTree::new(1_000, 200), 0);
+    (0..1_000).for_each(|leaf| world.write(leaf, &[leaf as u8; 150]));
+    world.run_for(SECOND);
+    world.add_client("", None);
+    settle(&mut world);
+    let counters = world.copies[0].client.counters();
+    assert_eq!(counters.leaves_repaired, 1_000, "each leaf came once");
+    assert_eq!(counters.requests_with_checksums, 0, "a fresh copy has no checksums to tell");
+}
+
+#[test]
+fn an_event_carries_only_what_changed_and_reaches_every_client() {
+    let mut world = World::new(2, MemTree::new(1_000, 200), 3);
+    settle(&mut world);
+    world.write(17, b"new");
+    world.run_for(Duration::from_millis(150));
+    for index in 0..3 {
+        assert!(world.is_equal(index));
+        assert!(world.copies[index].client.is_in_sync());
+        assert_eq!(world.copies[index].client.counters().leaves_changed, 1);
+    }
+    assert_eq!(world.server.counters().events, 1, "one EVENT for all of them");
+}
+
+#[test]
+fn a_lost_event_is_found_and_repaired_by_one_request_with_every_checksum() {
+    let mut world = World::new(3, MemTree::new(100, 64), 1);
+    (0..100).for_each(|leaf| world.write(leaf, b"old"));
+    world.run_for(SECOND);
+    settle(&mut world);
+    let before = *world.copies[0].client.counters();
+    world.weather.loss = 1.0;
+    world.write(5, b"lost");
+    world.run_for(Duration::from_millis(110));
+    world.weather.loss = 0.0;
+    world.write(6, b"kept");
+    settle(&mut world);
+    let after = world.copies[0].client.counters();
+    assert_eq!(after.gaps - before.gaps, 1);
+    assert_eq!(after.events_lost - before.events_lost, 1);
+    assert_eq!(after.requests - before.requests, 1);
+    assert_eq!(after.requests_with_checksums - before.requests_with_checksums, 1);
+    assert_eq!(after.leaves_repaired - before.leaves_repaired, 1, "only what differs comes");
+}
+
+#[test]
+fn a_large_tree_is_repaired_by_the_revision_alone() {
+    let mut world = World::new(4, MemTree::new(2_000, 64), 1);
+    (0..2_000).for_each(|leaf| world.write(leaf, b"old"));
+    settle(&mut world);
+    let before = *world.copies[0].client.counters();
+    world.weather.loss = 1.0;
+    world.write(1_500, b"lost");
+    world.run_for(Duration::from_millis(110));
+    world.weather.loss = 0.0;
+    world.write(6, b"kept");
+    settle(&mut world);
+    let after = world.copies[0].client.counters();
+    assert_eq!(after.requests - before.requests, 1);
+    assert_eq!(after.requests_with_checksums, before.requests_with_checksums);
+    assert_eq!(after.leaves_repaired - before.leaves_repaired, 1);
+}
+
+#[test]
+fn a_lost_last_event_is_found_by_the_next_tick() {
+    let mut world = World::new(5, MemTree::new(1_000, 64), 1);
+    settle(&mut world);
+    world.weather.loss = 1.0;
+    world.write(5, b"lost and last");
+    world.run_for(Duration::from_millis(110));
+    world.weather.loss = 0.0;
+    assert!(!world.is_equal(0));
+    world.run_for(SECOND);
+    assert!(world.is_equal(0));
+    assert!(world.copies[0].client.is_in_sync());
+}
+
+#[test]
+fn copies_are_equal_after_a_storm_and_never_said_so_while_they_were_not() {
+    for seed in SEEDS {
+        for leaves in [40, 600] {
+            let mut world = World::new(seed, MemTree::new(leaves, 64), 3);
+            write_through(&mut world, storm(), 60);
+            settle(&mut world);
+            let lost: u64 =
+                world.copies.iter().map(|copy| copy.client.counters().events_lost).sum();
+            assert!(lost > 0, "seed {seed}: the storm lost EVENTs");
+        }
+    }
+}
+
+#[test]
+fn a_heavy_storm_delays_a_join_but_does_not_prevent_it() {
+    for seed in SEEDS {
+        let mut world = World::new(seed, MemTree::new(400, 64), 1);
+        (0..400).for_each(|leaf| world.write(leaf, b"there before"));
+        world.weather = Weather { loss: 0.5, duplication: 0.2, jitter_us: 20_000 };
+        let done = world.run_until(60 * SECOND, |world| world.is_equal(0));
+        assert!(done, "seed {seed}: {:?}", world.copies[0].client.counters());
+    }
+}
+
+#[test]
+fn a_stopped_client_costs_the_server_nothing_and_is_equal_soon_after() {
+    let mut world = World::new(6, MemTree::new(500, 64), 2);
+    settle(&mut world);
+    world.copies[0].is_stopped = true;
+    write_through(&mut world, Weather::default(), 130);
+    world.run_for(Duration::from_millis(150));
+    assert!(world.is_equal(1));
+    assert_eq!(world.server.session_count(), 3, "its lease has not run out");
+    world.copies[0].is_stopped = false;
+    world.run_for(Duration::from_millis(300));
+    assert!(world.is_equal(0));
+}
+
+#[test]
+fn a_client_that_is_gone_longer_than_its_lease_is_dropped_and_may_come_back() {
+    let mut world = World::new(7, MemTree::new(500, 64), 1);
+    settle(&mut world);
+    world.copies[0].is_stopped = true;
+    world.run_for(11 * SECOND);
+    assert_eq!(world.server.session_count(), 1, "the device's");
+    assert_eq!(world.server.counters().sessions_expired, 1);
+    world.write(3, b"missed");
+    world.copies[0].is_stopped = false;
+    settle(&mut world);
+}
+
+#[test]
+fn a_restarted_server_sends_nothing_again_that_is_held() {
+    let mut world = World::new(8, MemTree::new(3_000, 64), 2);
+    (0..3_000).for_each(|leaf| world.write(leaf, b"held"));
+    settle(&mut world);
+    let before = world.copies[0].client.counters().leaves_repaired;
+    world.run_for(SECOND);
+    world.restart_server(20);
+    world.write(77, b"after the restart");
+    world.run_for(3 * SECOND);
+    settle(&mut world);
+    let counters = world.copies[0].client.counters();
+    assert_eq!(counters.rejoins, 1);
+    assert!(counters.leaves_repaired - before <= 1, "only what differs came");
+}
+
+#[test]
+fn a_server_restored_from_a_backup_wins() {
+    for seed in SEEDS {
+        let mut world = World::new(seed, MemTree::new(700, 64), 2);
+        (0..700).for_each(|leaf| world.write(leaf, b"in the backup"));
+        settle(&mut world);
+        let backup = world.tree.clone();
+        write_through(&mut world, Weather::default(), 20);
+        settle(&mut world);
+        world.tree = backup;
+        world.restart_server(20);
+        world.write(1, b"the restored server goes on");
+        world.run_for(3 * SECOND);
+        settle(&mut world);
+    }
+}
+
+#[test]
+fn a_backup_restored_under_a_life_seen_before_still_wins() {
+    // The clock was wrong, so the restored server draws a life that its clients
+    // know already: only the digest can tell, and the second audit takes it all.
+    let mut world = World::new(9, MemTree::new(700, 64), 1);
+    (0..700).for_each(|leaf| world.write(leaf, b"in the backup"));
+    settle(&mut world);
+    let backup = world.tree.clone();
+    write_through(&mut world, Weather::default(), 20);
+    settle(&mut world);
+    world.tree = backup;
+    world.tree.life = crate::layout::Life(9);
+    world.restart_server(10);
+    world.run_for(3 * SECOND);
+    settle(&mut world);
+    assert!(world.copies[0].client.counters().digest_mismatches > 0);
+}
+
+#[test]
+fn a_copy_cut_off_half_way_goes_on_with_the_difference() {
+    let mut world = World::new(10, MemTree::new(5_000, 200), 0);
+    (0..5_000).for_each(|leaf| world.write(leaf, &[leaf as u8; 200]));
+    world.run_for(SECOND);
+    world.add_client("", None);
+    let half = |world: &World| world.copies[0].client.counters().leaves_repaired >= 2_000;
+    assert!(world.run_until(10 * SECOND, half));
+    let held = world.copies[0].client.counters().leaves_repaired;
+    world.restart_client(0);
+    settle(&mut world);
+    let came = world.copies[0].client.counters().leaves_repaired;
+    assert_eq!(held + came, 5_000, "nothing came twice");
+}
+
+#[test]
+fn a_damaged_copy_is_found_by_its_digest_and_mended() {
+    let mut world = World::new(11, MemTree::new(900, 64), 1);
+    (0..900).for_each(|leaf| world.write(leaf, b"right"));
+    settle(&mut world);
+    let tree = world.copies[0].tree.as_mut().unwrap();
+    let older = MemTree::new(900, 64).leaves[3].clone();
+    tree.leaves[3] = older;
+    world.write(800, b"so that a period ends");
+    let mended = |world: &World| world.is_equal(0) && world.copies[0].client.is_in_sync();
+    // The checksum column still has the right value: only the periodic audit of
+    // a tree that recomputes its columns could tell, so mend the column as well.
+    world.copies[0].tree.as_mut().unwrap().reindex();
+    assert!(world.run_until(5 * SECOND, mended));
+    assert!(world.copies[0].client.counters().digest_mismatches > 0);
+}
+
+#[test]
+fn clients_of_a_parent_get_its_leaves_only() {
+    let mut world = World::new(12, MemTree::new(1_000, 64), 1);
+    let filtered = world.add_client("/b", None);
+    (0..1_000).for_each(|leaf| world.write(leaf, b"both"));
+    world.run_for(SECOND);
+    world.write(100, b"in a");
+    world.write(900, b"in b");
+    world.run_for(SECOND);
+    assert!(world.run_until(5 * SECOND, World::all_in_sync));
+    let tree = world.copies[filtered].tree.as_ref().unwrap();
+    assert_eq!(tree.leaves[500..], world.tree.leaves[500..]);
+    assert_eq!(tree.leaves[..500], MemTree::new(1_000, 64).leaves[..500]);
+    assert!(world.is_equal(0));
+}
+
+#[test]
+fn what_a_client_asks_for_in_vain_is_told() {
+    let mut world = World::new(13, MemTree::new(10, 64), 0);
+    let lost = world.add_client("/nowhere", None);
+    world.run_for(SECOND);
+    let refused = JoinError::Refused { reason: ByeReason::UnknownParent, detail: 0 };
+    assert!(world.copies[lost].verdicts.contains(&ClientEvent::Refused(refused)));
+    assert_eq!(world.server.session_count(), 1, "the device's");
+}
+
+#[test]
+fn reports_are_written_in_order_and_acknowledged_once_each() {
+    for seed in SEEDS {
+        let mut world = World::new(seed, MemTree::new(50, 64), 1);
+        world.weather = storm();
+        assert!(world.run_until(30 * SECOND, |world| world.device.joined().is_some()));
+        for round in 0..200_u32 {
+            let now = world.now;
+            let data = round.to_le_bytes();
+            while world.device.report(now, DataLocId(round % 50), &data).is_err() {
+                world.run_for(Duration::from_millis(5));
+            }
+            world.device.flush(now);
+            world.run_for(Duration::from_millis(1));
+        }
+        assert!(world.run_until(60 * SECOND, |world| world.device.is_idle()), "seed {seed}");
+        assert_eq!(world.acknowledged, 200, "seed {seed}");
+        for leaf in 0..50_u32 {
+            assert_eq!(world.tree.leaves[leaf as usize].data, (150 + leaf).to_le_bytes());
+        }
+        world.weather = Weather::default();
+        settle(&mut world);
+    }
+}
+
+#[test]
+fn reports_outlive_a_restart_of_the_server() {
+    let mut world = World::new(14, MemTree::new(50, 64), 1);
+    world.run_for(SECOND);
+    world.weather.loss = 1.0;
+    let now = world.now;
+    world.device.report(now, DataLocId(7), b"kept").unwrap();
+    world.device.flush(now);
+    world.run_for(Duration::from_millis(50));
+    world.weather.loss = 0.0;
+    world.restart_server(20);
+    assert!(world.run_until(30 * SECOND, |world| world.device.is_idle()));
+    assert_eq!(world.tree.leaves[7].data, b"kept");
+    assert_eq!(world.acknowledged, 1);
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_refused_with_its_reason() {
+    let mut world = World::new(15, MemTree::new(50, 64), 0);
+    world.run_for(SECOND);
+    let now = world.now;
+    world.device.report(now, DataLocId(50), b"no such leaf").unwrap();
+    world.device.report(now, DataLocId(1), &[1; 65]).unwrap();
+    world.device.report(now, DataLocId(2), b"good").unwrap();
+    world.device.flush(now);
+    assert!(world.run_until(SECOND, |world| world.device.is_idle()));
+    let refused = |leaf, reason, detail| DeviceEvent::LeafRefused { leaf, reason, detail };
+    let unknown = refused(DataLocId(50), RefusalReason::UnknownLeaf, 50);
+    let large = refused(DataLocId(1), RefusalReason::TooLarge, 64);
+    assert!(world.device_events.contains(&unknown));
+    assert!(world.device_events.contains(&large));
+    assert_eq!(world.acknowledged, 1);
+    assert_eq!(world.tree.leaves[1].data, b"");
+    assert_eq!(world.tree.leaves[2].data, b"good");
+}
+
+#[test]
+fn the_change_flag_never_travels_and_revisions_never_fall() {
+    let mut world = World::new(16, MemTree::new(60, 64), 1);
+    let mut highest = vec![Revision::ZERO; 60];
+    world.weather = storm();
+    for round in 0..200_u32 {
+        world.write(round % 60, b"again and again");
+        world.run_for(Duration::from_millis(11));
+        let Some(tree) = &world.copies[0].tree else { continue };
+        for leaf in 0..60 {
+            let revision = tree.revision(DataLocId(leaf));
+            assert!(revision >= highest[leaf as usize], "leaf {leaf} went backwards");
+            highest[leaf as usize] = revision;
+        }
+    }
+}
+
+#[test]
+fn leaves_whose_flag_an_earlier_run_left_set_reach_every_client() {
+    let mut world = World::new(17, MemTree::new(1_000, 64), 1);
+    settle(&mut world);
+    world.write(3, b"written, and the server died before its period ended");
+    world.restart_server(20);
+    world.run_for(3 * SECOND);
+    settle(&mut world);
+}
