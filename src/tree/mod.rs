@@ -2,6 +2,7 @@
 
 mod blob;
 mod dump;
+mod dump_reader;
 mod field;
 mod growth;
 mod inspect;
@@ -16,13 +17,13 @@ mod schema_text;
 
 pub use blob::BlobError;
 pub use dump::DumpError;
-pub use dump::DumpHead;
-pub use dump::DumpReader;
 pub use dump::DumpSummary;
 pub use dump::parse_hex;
 pub use dump::role_name;
 pub use dump::write_dump;
 pub use dump::write_hex;
+pub use dump_reader::DumpHead;
+pub use dump_reader::DumpReader;
 pub use field::EncodeError;
 pub use field::Field;
 pub use field::FieldKind;
