@@ -68,10 +68,10 @@ const _: () = {
     assert!(size_of::<Parent>() == 64);
     assert!(size_of::<RecordHead>() == 32);
     assert!(size_of::<LeafHead>() == 24);
-    assert!(PAGE_SIZE % STRIDE_ALIGN == 0);
-    assert!(STRIDE_ALIGN % LEAF_ALIGN == 0);
+    assert!(PAGE_SIZE.is_multiple_of(STRIDE_ALIGN));
+    assert!(STRIDE_ALIGN.is_multiple_of(LEAF_ALIGN));
     assert!(DATAGRAM_SIZE_DEFAULT >= DATAGRAM_SIZE_MIN);
-    assert!(CAPACITY_MAX % LEAF_ALIGN == 0);
+    assert!(CAPACITY_MAX.is_multiple_of(LEAF_ALIGN));
     // The largest file, every leaf at the largest stride, still fits a u64 and
     // an isize: offsets never overflow.
     assert!((LEAVES_MAX as u64) < (i64::MAX as u64) / (CAPACITY_MAX as u64 + 4096));
