@@ -11,6 +11,7 @@ use std::sync::atomic::fence;
 use zerocopy::IntoBytes;
 
 use crate::layout::DataLocId;
+use crate::layout::Digest;
 use crate::layout::LeafHead;
 use crate::layout::Life;
 use crate::layout::RecordHead;
@@ -210,7 +211,8 @@ impl Tree {
         // The flag may hold any bits.
         self.owner.store_u32(record.offset + CHANGE_FLAG_AT, 0, Ordering::Relaxed);
         store_record(&mut self.owner, &record, record.stride, &head, &[], mark);
-        self.note(&record, &head, mark);
+        let old = self.index.digest_of_leaf(leaf);
+        self.note(&record, &head, old, mark);
     }
 
     fn emptied(&mut self, leaf: DataLocId) -> (LeafHead, Mark) {
@@ -241,14 +243,17 @@ impl Tree {
 
     #[inline]
     fn store(&mut self, record: &Record, head: &LeafHead, data: &[u8], mark: Mark) {
+        // Loaded first, so that in a large tree the misses of the columns and of
+        // the record are waited for together.
+        let old = self.index.digest_of_leaf(record.leaf);
         let used = used_len(self.index.data_size(record.leaf));
         store_record(&mut self.owner, record, used, head, data, mark);
-        self.note(record, head, mark);
+        self.note(record, head, old, mark);
     }
 
     #[inline]
-    fn note(&mut self, record: &Record, head: &LeafHead, mark: Mark) {
-        self.index.replace(record, head);
+    fn note(&mut self, record: &Record, head: &LeafHead, old: Digest, mark: Mark) {
+        self.index.put(record, head, old);
         if mark == Mark::Changed {
             self.index.mark(record.leaf);
         }
