@@ -20,8 +20,8 @@ use crate::tree::dump::parse_hex;
 use crate::tree::dump::role_name;
 use crate::tree::field::printable;
 use crate::tree::plan::Layout;
+use crate::tree::record::head_of;
 use crate::tree::record_check::Origin;
-use crate::tree::record_check::leaf_checksum;
 use crate::tree::scan::LeafState;
 
 /// Longest line: Data in hex, or a schema of one line with every byte escaped
@@ -138,7 +138,7 @@ impl<R: BufRead> DumpReader<R> {
             data_loc_id,
             change_flag: flag,
             revision,
-            checksum: leaf_checksum(data_loc_id, revision, &data),
+            checksum: head_of(data_loc_id, revision, &data).checksum.get(),
             data,
             origin: Origin::Record,
         })

@@ -33,7 +33,6 @@ use crate::tree::plan::STATE_OFFSET;
 use crate::tree::plan::UNDO_OFFSET;
 use crate::tree::plan::header_checksum;
 use crate::tree::plan::state_checksum;
-use crate::tree::record_check::first_nonzero;
 use crate::tree::schema_error::SchemaError;
 
 /// Why a file is not inspected.
@@ -441,7 +440,7 @@ impl TreeFile {
         let len = usize::try_from(end.saturating_sub(start)).unwrap_or(PAGE_SIZE);
         let gap = page.get_mut(..len.min(PAGE_SIZE)).unwrap_or_default();
         self.read(gap, start, "read between the sections")?;
-        let place = first_nonzero(gap);
+        let place = gap.iter().position(|byte| *byte != 0);
         Ok(place.map(|place| Fault::Gap { behind, offset: start + place as u64 }))
     }
 

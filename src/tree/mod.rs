@@ -1,21 +1,48 @@
-//! The mapped tree.
+//! The mapped tree: a file that is one live state table.
+//!
+//! [`Tree`] is the one owner of a tree file: it creates or opens and recovers
+//! it, writes leaves, keeps checksums, revisions, digests and the set of changed
+//! leaves in memory, and hands leaves out as they travel. A leaf that was
+//! written survives the death of the process whole. [`TreeReader`] reads from
+//! other threads at the same time. [`TreeFile`] looks at a file without owning or
+//! mapping it. [`Layout`] says where everything lies; it
+//! follows from the schema text alone. docs/FORMAT.md is the specification of
+//! the file.
+//!
+//! What is sent to whom, and which revision replaces which, is left to `sync`.
 
 mod blob;
+mod create;
 mod dump;
 mod dump_reader;
+mod extent;
 mod field;
+mod fresh;
+mod grow;
 mod growth;
+mod index;
 mod inspect;
+mod lock;
 mod lookup;
+mod map;
+mod mapped;
 mod names;
+mod open;
 mod plan;
+mod read;
+mod record;
 mod record_check;
+mod recover;
 mod scan;
 mod schema;
 mod schema_error;
 mod schema_text;
+mod state;
+mod write;
 
 pub use blob::BlobError;
+pub use create::CreateError;
+pub use create::CreateOptions;
 pub use dump::DumpError;
 pub use dump::DumpSummary;
 pub use dump::parse_hex;
@@ -30,6 +57,7 @@ pub use field::FieldKind;
 pub use field::Value;
 pub use field::encode_fields;
 pub use field::printable;
+pub use grow::GrowError;
 pub use growth::Growth;
 pub use growth::GrowthError;
 pub use growth::Move;
@@ -39,16 +67,28 @@ pub use inspect::TreeFile;
 pub use inspect::UnverifiedHeader;
 pub use inspect::VerifiedHeader;
 pub use lookup::Place;
+pub use mapped::Tree;
+pub use open::OpenError;
+pub use open::OpenOptions;
 pub use plan::Layout;
 pub use plan::STATE_OFFSET;
 pub use plan::UNDO_OFFSET;
 pub use plan::header_checksum;
 pub use plan::state_checksum;
+pub use read::TreeReader;
+pub use record::RecordFault;
+pub use record::leaf_checksum;
+pub use record::verify_record;
 pub use record_check::LeafDamage;
 pub use record_check::LeafView;
 pub use record_check::Origin;
-pub use record_check::leaf_checksum;
+pub use recover::Damaged;
+pub use recover::Ending;
+pub use recover::Recovery;
 pub use scan::LeafState;
 pub use scan::Leaves;
 pub use scan::Scanned;
 pub use schema_error::SchemaError;
+pub use state::SyncError;
+pub use write::Mark;
+pub use write::WriteError;

@@ -1,0 +1,72 @@
+//! Versions for aarch64: the CRC extension for checksums.
+
+#![allow(unsafe_code)]
+
+use core::arch::aarch64 as simd;
+
+use crate::kernel::arch::Records;
+use crate::kernel::arch::lanes;
+use crate::kernel::arch::lanes::Crc;
+use crate::kernel::arch::load::Load;
+
+/// Records side by side.
+const LANES: usize = 4;
+
+/// Proof that the processor has the CRC extension.
+#[derive(Clone, Copy, Debug)]
+pub struct ArmCrc(());
+
+impl ArmCrc {
+    /// Asks the processor.
+    pub fn detect() -> Option<ArmCrc> {
+        std::arch::is_aarch64_feature_detected!("crc").then_some(ArmCrc(()))
+    }
+
+    /// # Safety
+    /// Every record may be read through `L`.
+    pub(super) unsafe fn checksums<L: Load>(self, records: Records<'_>, out: &mut [u32]) {
+        // SAFETY: the token proves the extension; the caller promises the records.
+        unsafe { checksums_crc::<L>(records, out) };
+    }
+}
+
+/// # Safety
+/// Every record may be read through `L`; the processor has the CRC extension.
+#[target_feature(enable = "crc")]
+unsafe fn checksums_crc<L: Load>(records: Records<'_>, out: &mut [u32]) {
+    // SAFETY: the caller promises both.
+    unsafe { lanes::checksums::<Instructions, L, LANES>(records, out) };
+}
+
+struct Instructions;
+
+impl Crc for Instructions {
+    #[inline(always)]
+    unsafe fn u8(crc: u32, value: u8) -> u32 {
+        // SAFETY: the caller promises the CRC extension.
+        unsafe { simd::__crc32cb(crc, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn u16(crc: u32, value: u16) -> u32 {
+        // SAFETY: the caller promises the CRC extension.
+        unsafe { simd::__crc32ch(crc, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn u32(crc: u32, value: u32) -> u32 {
+        // SAFETY: the caller promises the CRC extension.
+        unsafe { simd::__crc32cw(crc, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn u64(crc: u32, value: u64) -> u32 {
+        // SAFETY: the caller promises the CRC extension.
+        unsafe { simd::__crc32cd(crc, value) }
+    }
+
+    /// The prefetchers are left to themselves: the instruction has no stable
+    /// intrinsic here, and no gain has been measured.
+    #[inline(always)]
+    unsafe fn prefetch(_at: *const u8) {}
+}

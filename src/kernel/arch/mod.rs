@@ -1,0 +1,265 @@
+//! The versions of each kernel, and the choice between them at run time.
+
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "aarch64")]
+pub(super) mod aarch64;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod lanes;
+mod load;
+mod portable;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86_64;
+
+use load::Load;
+use load::Plain;
+use load::Shared;
+
+use crate::kernel::checksum::BatchError;
+use crate::kernel::checksum::check_batch;
+
+/// A way to compute CRC32C of many records.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum ChecksumKernel {
+    /// One record after another, through the crate crc32c.
+    Portable,
+    /// Several records interleaved, SSE4.2 instructions.
+    #[cfg(target_arch = "x86_64")]
+    Sse42(x86_64::Sse42),
+    /// Several records interleaved, instructions of the CRC extension.
+    #[cfg(target_arch = "aarch64")]
+    Crc(aarch64::ArmCrc),
+}
+
+/// The records of a batch: record `i` begins `i * stride` bytes behind `first`
+/// and is `lens[i]` bytes long. Holders promise that all of them may be read.
+#[derive(Clone, Copy)]
+struct Records<'a> {
+    first: *const u8,
+    stride: usize,
+    lens: &'a [u32],
+}
+
+impl ChecksumKernel {
+    /// The fastest version for this processor.
+    pub fn detect() -> ChecksumKernel {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = x86_64::Sse42::detect() {
+            return ChecksumKernel::Sse42(token);
+        }
+        #[cfg(target_arch = "aarch64")]
+        if let Some(token) = aarch64::ArmCrc::detect() {
+            return ChecksumKernel::Crc(token);
+        }
+        ChecksumKernel::Portable
+    }
+
+    /// Every version that this processor can run, the fastest first.
+    pub fn available() -> Vec<ChecksumKernel> {
+        match Self::detect() {
+            ChecksumKernel::Portable => vec![ChecksumKernel::Portable],
+            fastest => vec![fastest, ChecksumKernel::Portable],
+        }
+    }
+
+    /// Name for logs and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ChecksumKernel::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            ChecksumKernel::Sse42(_) => "sse4.2",
+            #[cfg(target_arch = "aarch64")]
+            ChecksumKernel::Crc(_) => "crc",
+        }
+    }
+
+    /// Writes CRC32C of record `i`, the `lens[i]` bytes of `area` from
+    /// `i * stride` on, to `out[i]`.
+    ///
+    /// # Errors
+    /// [`BatchError`] if a record does not lie in `area`; `out` is untouched.
+    ///
+    /// # Panics
+    /// If `out` and `lens` are not of one length.
+    pub fn batch(
+        self,
+        area: &[u8],
+        stride: usize,
+        lens: &[u32],
+        out: &mut [u32],
+    ) -> Result<(), BatchError> {
+        check_batch(area.len(), stride, lens)?;
+        let records = Records { first: area.as_ptr(), stride, lens };
+        // SAFETY: check_batch found every record inside `area`, which nobody
+        // writes as long as it is borrowed.
+        unsafe { self.run::<Plain>(records, out) };
+        Ok(())
+    }
+
+    /// Like [`batch`](Self::batch), for records in memory that others may write
+    /// meanwhile, such as a mapped file.
+    ///
+    /// The memory is read by relaxed atomic loads of aligned words and never
+    /// borrowed. The checksum of a record that is written meanwhile is of no
+    /// use, as with a seqlock, but nothing else happens.
+    ///
+    /// # Panics
+    /// If `out` and `lens` are not of one length.
+    ///
+    /// # Safety
+    /// For each `i` the `lens[i]` bytes from `first + i * stride` on lie in one
+    /// allocation or mapping with `first` and stay readable during the call.
+    /// Other threads write them by atomic operations alone, if at all.
+    pub unsafe fn batch_raw(self, first: *const u8, stride: usize, lens: &[u32], out: &mut [u32]) {
+        let records = Records { first, stride, lens };
+        // SAFETY: the caller promises what run asks for.
+        unsafe { self.run::<Shared>(records, out) };
+    }
+
+    /// # Safety
+    /// Every record of `records` may be read through `L`.
+    unsafe fn run<L: Load>(self, records: Records<'_>, out: &mut [u32]) {
+        assert_eq!(records.lens.len(), out.len(), "one checksum for each length");
+        match self {
+            // SAFETY: the caller promises readable records.
+            ChecksumKernel::Portable => unsafe { portable::checksums::<L>(records, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            ChecksumKernel::Sse42(token) => unsafe { token.checksums::<L>(records, out) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            ChecksumKernel::Crc(token) => unsafe { token.checksums::<L>(records, out) },
+        }
+    }
+}
+
+/// A way to find where two columns differ.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum DiffKernel {
+    /// Blocks are compared whole, and item by item where they differ.
+    Portable,
+    /// Eight items a step, AVX2 instructions.
+    #[cfg(target_arch = "x86_64")]
+    Avx2(x86_64::Avx2),
+}
+
+impl DiffKernel {
+    /// The fastest version for this processor.
+    pub fn detect() -> DiffKernel {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = x86_64::Avx2::detect() {
+            return DiffKernel::Avx2(token);
+        }
+        DiffKernel::Portable
+    }
+
+    /// Every version that this processor can run, the fastest first.
+    pub fn available() -> Vec<DiffKernel> {
+        match Self::detect() {
+            DiffKernel::Portable => vec![DiffKernel::Portable],
+            #[cfg(target_arch = "x86_64")]
+            fastest => vec![fastest, DiffKernel::Portable],
+        }
+    }
+
+    /// Name for logs and tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DiffKernel::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            DiffKernel::Avx2(_) => "avx2",
+        }
+    }
+
+    /// Appends `base + i` for each `i` at which the columns differ, ascending.
+    /// See [`differing`](crate::kernel::differing).
+    pub fn differing(self, ours: &[u32], theirs: &[u32], base: u32, out: &mut Vec<u32>) {
+        match self {
+            DiffKernel::Portable => portable::differing(ours, theirs, base, out),
+            #[cfg(target_arch = "x86_64")]
+            DiffKernel::Avx2(token) => token.differing(ours, theirs, base, out),
+        }
+    }
+
+    /// The same for a column of little-endian bytes.
+    /// See [`differing_le`](crate::kernel::differing_le).
+    pub fn differing_le(self, ours: &[u32], theirs: &[u8], base: u32, out: &mut Vec<u32>) {
+        let (theirs, _) = theirs.as_chunks::<4>();
+        match self {
+            DiffKernel::Portable => portable::differing(ours, theirs, base, out),
+            #[cfg(target_arch = "x86_64")]
+            DiffKernel::Avx2(token) => token.differing(ours, theirs, base, out),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicBool;
+    use core::sync::atomic::AtomicU64;
+    use core::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    const RECORDS: usize = 9;
+
+    /// Words that any version may read while they are written.
+    fn area(len: usize) -> Vec<AtomicU64> {
+        let word = |i: u64| AtomicU64::new((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        (0..len.div_ceil(8) as u64).map(word).collect()
+    }
+
+    fn bytes(area: &[AtomicU64]) -> Vec<u8> {
+        area.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn shared_memory_gives_the_same_checksums_for_every_length_and_alignment() {
+        let area = area(8 + RECORDS * 601);
+        let bytes = bytes(&area);
+        for len in 0..=600 {
+            for skip in 0..8 {
+                let part = &bytes[skip..skip + RECORDS * len];
+                let expected: Vec<u32> = match len {
+                    0 => vec![0; RECORDS],
+                    _ => part.chunks(len).map(crc32c::crc32c).collect(),
+                };
+                for kernel in ChecksumKernel::available() {
+                    let (lens, mut out) = ([len as u32; RECORDS], [0; RECORDS]);
+                    let first = area.as_ptr().cast::<u8>().wrapping_add(skip);
+                    // SAFETY: the records lie in `area`, which lives on.
+                    unsafe { kernel.batch_raw(first, len, &lens, &mut out) };
+                    assert_eq!(out[..], expected, "{}: {len} bytes at {skip}", kernel.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn records_that_are_written_meanwhile_do_not_spoil_their_neighbours() {
+        let (area, stop) = (area(RECORDS * 64), AtomicBool::new(false));
+        let expected: Vec<u32> = bytes(&area).chunks(64).map(crc32c::crc32c).collect();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    area[8..16].iter().for_each(|word| {
+                        word.fetch_add(1, Relaxed);
+                    });
+                }
+            });
+            for kernel in ChecksumKernel::available() {
+                for _ in 0..1000 {
+                    let mut out = [0; RECORDS];
+                    // SAFETY: the records lie in `area`; the other thread writes
+                    // them by atomic operations.
+                    unsafe { kernel.batch_raw(area.as_ptr().cast(), 64, &[64; RECORDS], &mut out) };
+                    assert_eq!(out[0], expected[0], "{}", kernel.name());
+                    assert_eq!(out[2..], expected[2..], "{}", kernel.name());
+                }
+            }
+            stop.store(true, Relaxed);
+        });
+    }
+}

@@ -1,0 +1,147 @@
+//! Versions for x86-64: SSE4.2 for checksums, AVX2 for the comparison of
+//! columns.
+
+#![allow(unsafe_code)]
+
+use core::arch::x86_64 as simd;
+
+use crate::kernel::arch::Records;
+use crate::kernel::arch::lanes;
+use crate::kernel::arch::lanes::Crc;
+use crate::kernel::arch::load::Load;
+use crate::kernel::arch::portable;
+use crate::kernel::arch::portable::Item;
+
+/// Records side by side.
+const LANES: usize = 4;
+
+/// Items that one mask tells of: a bit each.
+const DIFF_BLOCK: usize = 32;
+
+/// Items of a vector.
+const VECTOR: usize = 8;
+
+/// Proof that the processor has SSE4.2.
+#[derive(Clone, Copy, Debug)]
+pub struct Sse42(());
+
+/// Proof that the processor has AVX2.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Sse42 {
+    /// Asks the processor.
+    pub fn detect() -> Option<Sse42> {
+        std::arch::is_x86_feature_detected!("sse4.2").then_some(Sse42(()))
+    }
+
+    /// # Safety
+    /// Every record may be read through `L`.
+    pub(super) unsafe fn checksums<L: Load>(self, records: Records<'_>, out: &mut [u32]) {
+        // SAFETY: the token proves SSE4.2; the caller promises the records.
+        unsafe { checksums_sse42::<L>(records, out) };
+    }
+}
+
+/// # Safety
+/// Every record may be read through `L`; the processor has SSE4.2.
+#[target_feature(enable = "sse4.2")]
+unsafe fn checksums_sse42<L: Load>(records: Records<'_>, out: &mut [u32]) {
+    // SAFETY: the caller promises both.
+    unsafe { lanes::checksums::<Instructions, L, LANES>(records, out) };
+}
+
+struct Instructions;
+
+impl Crc for Instructions {
+    #[inline(always)]
+    unsafe fn u8(crc: u32, value: u8) -> u32 {
+        // SAFETY: the caller promises SSE4.2.
+        unsafe { simd::_mm_crc32_u8(crc, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn u16(crc: u32, value: u16) -> u32 {
+        // SAFETY: the caller promises SSE4.2.
+        unsafe { simd::_mm_crc32_u16(crc, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn u32(crc: u32, value: u32) -> u32 {
+        // SAFETY: the caller promises SSE4.2.
+        unsafe { simd::_mm_crc32_u32(crc, value) }
+    }
+
+    #[inline(always)]
+    unsafe fn u64(crc: u32, value: u64) -> u32 {
+        // SAFETY: the caller promises SSE4.2.
+        let crc = unsafe { simd::_mm_crc32_u64(u64::from(crc), value) };
+        // The instruction leaves the upper half zero.
+        crc as u32
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a prefetch of an address that does not exist does nothing.
+        unsafe { simd::_mm_prefetch::<{ simd::_MM_HINT_T0 }>(at.cast()) };
+    }
+}
+
+impl Avx2 {
+    /// Asks the processor.
+    pub fn detect() -> Option<Avx2> {
+        std::arch::is_x86_feature_detected!("avx2").then_some(Avx2(()))
+    }
+
+    pub(super) fn differing<T: Item>(
+        self,
+        ours: &[u32],
+        theirs: &[T],
+        base: u32,
+        out: &mut Vec<u32>,
+    ) {
+        // SAFETY: the token proves AVX2.
+        unsafe { differing_avx2(ours, theirs, base, out) };
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn differing_avx2<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
+    let (our_blocks, _) = ours.as_chunks::<DIFF_BLOCK>();
+    let (their_blocks, _) = theirs.as_chunks::<DIFF_BLOCK>();
+    let mut index = 0;
+    for (a, b) in our_blocks.iter().zip(their_blocks) {
+        let mut mask = differing_mask(a, b);
+        while mask != 0 {
+            out.push(base + index + mask.trailing_zeros());
+            mask &= mask - 1;
+        }
+        index += DIFF_BLOCK as u32;
+    }
+    let done = index as usize;
+    let (a, b) = (ours.get(done..).unwrap_or(&[]), theirs.get(done..).unwrap_or(&[]));
+    portable::differing_items(a, b, base + index, out);
+}
+
+/// Bit `i` is set if item `i` differs.
+#[target_feature(enable = "avx2")]
+fn differing_mask<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> u32 {
+    let mut equal = 0;
+    let (ours, _) = ours.as_chunks::<VECTOR>();
+    let (theirs, _) = theirs.as_chunks::<VECTOR>();
+    for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        let same = simd::_mm256_cmpeq_epi32(vector(a), vector(b));
+        let bits = simd::_mm256_movemask_ps(simd::_mm256_castsi256_ps(same));
+        equal |= (bits as u32) << (i * VECTOR);
+    }
+    !equal
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn vector<T: Item>(items: &[T; VECTOR]) -> simd::__m256i {
+    const { assert!(size_of::<[T; VECTOR]>() == size_of::<simd::__m256i>()) };
+    // SAFETY: the items are as long as the vector, and the load asks for no
+    // alignment. Both kinds of Item are plain integers or bytes.
+    unsafe { simd::_mm256_loadu_si256(items.as_ptr().cast()) }
+}

@@ -1,0 +1,174 @@
+//! CRC32C, of one run of bytes and of many records.
+//!
+//! One run goes to the crate crc32c. Records of some hundred bytes are too short
+//! for it: an instruction that takes three cycles waits for the one before, so
+//! the batch kernels compute several records at once.
+
+use core::error::Error;
+use core::fmt;
+
+use crate::kernel::ChecksumKernel;
+
+/// Why a batch was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BatchError {
+    /// A record does not lie in the area.
+    Outside {
+        /// Which record of the batch.
+        record: usize,
+        /// Bytes from the start of the area to the end of the record,
+        /// `usize::MAX` if that is no number of this machine.
+        end: usize,
+        /// Length of the area in bytes.
+        area_len: usize,
+    },
+}
+
+impl fmt::Display for BatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BatchError::Outside { record, end, area_len } => {
+                write!(f, "record {record} ends at byte {end} of an area of {area_len} bytes")
+            }
+        }
+    }
+}
+
+impl Error for BatchError {}
+
+/// CRC32C (Castagnoli) of `bytes`.
+#[inline]
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
+/// CRC32C of the bytes that gave `crc` followed by `bytes`.
+#[inline]
+pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc, bytes)
+}
+
+/// Writes CRC32C of record `i`, the `lens[i]` bytes of `area` from `i * stride`
+/// on, to `out[i]`, by the fastest version for this processor.
+///
+/// For memory that others may write see [`ChecksumKernel::batch_raw`].
+///
+/// # Errors
+/// [`BatchError`] if a record does not lie in `area`; `out` is untouched.
+///
+/// # Panics
+/// If `out` and `lens` are not of one length.
+pub fn crc32c_batch(
+    area: &[u8],
+    stride: usize,
+    lens: &[u32],
+    out: &mut [u32],
+) -> Result<(), BatchError> {
+    ChecksumKernel::detect().batch(area, stride, lens, out)
+}
+
+/// Finds the first record that does not lie in an area of `area_len` bytes.
+pub(super) fn check_batch(area_len: usize, stride: usize, lens: &[u32]) -> Result<(), BatchError> {
+    for (record, len) in lens.iter().enumerate() {
+        let end = record.saturating_mul(stride).saturating_add(*len as usize);
+        if end > area_len {
+            return Err(BatchError::Outside { record, end, area_len });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The plain definition, bit by bit.
+    fn reference(bytes: &[u8]) -> u32 {
+        let step = |crc: u32, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg());
+        !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step))
+    }
+
+    /// Bytes without a pattern that a mistake could hide behind.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            (state >> 56) as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    /// Runs every version over the records that begin at `skip`.
+    fn check(area: &[u8], skip: usize, stride: usize, lens: &[u32]) {
+        let area = &area[skip..];
+        let expected: Vec<u32> = (0..lens.len())
+            .map(|i| reference(&area[i * stride..i * stride + lens[i] as usize]))
+            .collect();
+        for kernel in ChecksumKernel::available() {
+            let mut out = vec![0; lens.len()];
+            kernel.batch(area, stride, lens, &mut out).expect("the records lie in the area");
+            assert_eq!(out, expected, "{} at {skip}, {stride} apart", kernel.name());
+        }
+    }
+
+    #[test]
+    fn the_reference_gives_the_published_check_values() {
+        assert_eq!(reference(b"123456789"), 0xe306_9283);
+        // RFC 3720, B.4: 32 bytes of zeros, of ones, and ascending.
+        assert_eq!(reference(&[0; 32]), 0x8a91_36aa);
+        assert_eq!(reference(&[0xff; 32]), 0x62a8_ab43);
+        assert_eq!(reference(&core::array::from_fn::<u8, 32, _>(|i| i as u8)), 0x46dd_794e);
+    }
+
+    #[test]
+    fn one_run_equals_the_reference_whole_and_in_two_parts() {
+        let bytes = noise(600);
+        for len in 0..=600 {
+            let (a, b) = bytes[..len].split_at(len / 3);
+            assert_eq!(crc32c(&bytes[..len]), reference(&bytes[..len]));
+            assert_eq!(crc32c_append(crc32c(a), b), reference(&bytes[..len]));
+        }
+    }
+
+    #[test]
+    fn every_version_equals_the_reference_for_every_length_and_alignment() {
+        let bytes = noise(8 + 9 * 601);
+        for len in 0..=600 {
+            for skip in 0..8 {
+                check(&bytes, skip, len, &[len as u32; 9]);
+            }
+        }
+    }
+
+    #[test]
+    fn every_version_equals_the_reference_for_every_count_and_mixed_lengths() {
+        let bytes = noise(8 + 40 * 320);
+        for count in 0..40 {
+            let lens: Vec<u32> = bytes[count..].iter().take(count).map(|b| u32::from(*b)).collect();
+            for skip in 0..8 {
+                check(&bytes, skip, 320, &lens);
+                check(&bytes, skip, 13, &lens);
+                check(&bytes, skip, 0, &lens);
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_outside_the_area_is_refused_and_nothing_is_written() {
+        let area = [0; 64];
+        let mut out = [7; 2];
+        let error = crc32c_batch(&area, 32, &[32, 33], &mut out);
+        assert_eq!(error, Err(BatchError::Outside { record: 1, end: 65, area_len: 64 }));
+        assert_eq!(out, [7; 2]);
+        let error = crc32c_batch(&area, usize::MAX, &[1, 0], &mut out).map_err(|e| e.to_string());
+        let end = usize::MAX;
+        assert_eq!(error, Err(format!("record 1 ends at byte {end} of an area of 64 bytes")));
+    }
+
+    #[test]
+    #[should_panic(expected = "one checksum for each length")]
+    fn a_result_of_another_length_is_a_mistake_of_the_caller() {
+        let _ = crc32c_batch(&[0; 64], 32, &[32, 32], &mut [0]);
+    }
+}

@@ -1,0 +1,144 @@
+//! Where the records of a layout lie, looked up by DataLocID at every access.
+
+use crate::layout::DataLocId;
+use crate::layout::Parent;
+use crate::layout::ParentId;
+use crate::tree::plan::Layout;
+
+/// Leaves that share an entry of the coarse index: 2^6, so that the index of
+/// 1 M leaves is 64 KiB and stays in the second-level cache.
+const BLOCK_BITS: u32 = 6;
+
+/// The records of one parent's leaves.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    first: u32,
+    end: u32,
+    capacity: u32,
+    stride: u32,
+    parent: ParentId,
+    offset: usize,
+}
+
+/// One leaf's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) leaf: DataLocId,
+    pub(crate) parent: ParentId,
+    /// Offset in the file, a multiple of 64.
+    pub(crate) offset: usize,
+    /// Bytes to the next record.
+    pub(crate) stride: usize,
+    /// Most bytes of Data.
+    pub(crate) capacity: usize,
+}
+
+/// All extents in the order of their leaves.
+#[derive(Clone, Debug)]
+pub(crate) struct Extents {
+    rows: Vec<Extent>,
+    /// For each block of leaves the row of its first leaf.
+    row_of_block: Vec<u32>,
+    leaf_count: u32,
+}
+
+impl Extents {
+    pub(crate) fn new(layout: &Layout) -> Extents {
+        let rows: Vec<Extent> = layout.parents().iter().filter_map(extent).collect();
+        let mut row = 0;
+        let row_of_block = (0..layout.leaf_count())
+            .step_by(1 << BLOCK_BITS)
+            .map(|leaf| {
+                while rows[row].end <= leaf {
+                    row += 1;
+                }
+                row as u32
+            })
+            .collect();
+        Extents { rows, row_of_block, leaf_count: layout.leaf_count() }
+    }
+
+    /// Number of leaves.
+    pub(crate) fn leaf_count(&self) -> u32 {
+        self.leaf_count
+    }
+
+    /// The record of a leaf, if there is such a leaf.
+    #[inline]
+    pub(crate) fn record(&self, leaf: DataLocId) -> Option<Record> {
+        if leaf.0 >= self.leaf_count {
+            return None;
+        }
+        let block = (leaf.0 >> BLOCK_BITS) as usize;
+        let mut row = self.row_of_block[block] as usize;
+        // One step at most where parents own 64 leaves or more.
+        while self.rows[row].end <= leaf.0 {
+            row += 1;
+        }
+        Some(self.rows[row].record(leaf))
+    }
+
+    /// Every record, by ascending DataLocID.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Record> + '_ {
+        self.rows
+            .iter()
+            .flat_map(|row| (row.first..row.end).map(|leaf| row.record(DataLocId(leaf))))
+    }
+
+    /// Bytes of memory that this takes.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> usize {
+        size_of_val(&*self.rows) + size_of_val(&*self.row_of_block)
+    }
+}
+
+impl Extent {
+    #[inline]
+    fn record(&self, leaf: DataLocId) -> Record {
+        Record {
+            leaf,
+            parent: self.parent,
+            offset: self.offset + (leaf.0 - self.first) as usize * self.stride as usize,
+            stride: self.stride as usize,
+            capacity: self.capacity as usize,
+        }
+    }
+}
+
+fn extent(parent: &Parent) -> Option<Extent> {
+    let leaves = parent.leaves();
+    (!leaves.is_empty()).then(|| Extent {
+        first: leaves.start,
+        end: leaves.end,
+        capacity: parent.capacity.get(),
+        stride: parent.stride.get(),
+        parent: ParentId(parent.parent_id.get()),
+        // Files beyond the address space cannot be mapped: refused before.
+        offset: parent.first_record_offset.get() as usize,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_record_lies_where_the_layout_says() {
+        for (parents, leaves) in [(1, 1), (1, 1000), (7, 1000), (300, 301), (65, 64 * 65)] {
+            let layout = Layout::plain(parents, leaves, 100).unwrap();
+            let extents = Extents::new(&layout);
+            for leaf in (0..leaves).map(DataLocId) {
+                let record = extents.record(leaf).unwrap();
+                assert_eq!(Some(record.offset as u64), layout.record_offset(leaf));
+                assert_eq!(
+                    Some(record.parent.0),
+                    layout.parent_of(leaf).map(|row| row.parent_id.get())
+                );
+                assert_eq!((record.capacity, record.stride), (100, 192));
+            }
+            assert!(extents.all().map(|record| record.leaf.0).eq(0..leaves));
+            assert_eq!(extents.record(DataLocId(leaves)), None);
+            assert_eq!(extents.record(DataLocId::NONE), None);
+        }
+    }
+}

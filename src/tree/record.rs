@@ -1,0 +1,193 @@
+//! One leaf record as bytes: made, and verified.
+
+use core::fmt;
+use core::mem::offset_of;
+
+use zerocopy::FromBytes;
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U32;
+use zerocopy::little_endian::U64;
+
+use crate::kernel::crc32c;
+use crate::kernel::crc32c_append;
+use crate::layout::DataLocId;
+use crate::layout::LeafHead;
+use crate::layout::RecordHead;
+use crate::layout::Revision;
+
+/// Length of the checksum field, which the checksum does not cover.
+const CHECKSUM_LEN: usize = size_of::<U32>();
+
+/// Offset of ChangeFlag in a record.
+pub(crate) const CHANGE_FLAG_AT: usize = offset_of!(RecordHead, change_flag);
+
+/// What is wrong with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecordFault {
+    /// The record is shorter than its head, or than the head says.
+    Short {
+        /// Bytes there are.
+        found: usize,
+    },
+    /// Another leaf's record, or none.
+    Place {
+        /// DataLocID in the record.
+        found: u32,
+    },
+    /// DataSize exceeds the capacity.
+    DataSize {
+        /// DataSize in the record.
+        found: u32,
+        /// Most bytes of Data.
+        capacity: u32,
+    },
+    /// The checksum is not that of the leaf.
+    Checksum {
+        /// Computed from the leaf.
+        expected: u32,
+        /// In the record.
+        found: u32,
+    },
+    /// ChangeFlag is neither 0 nor 1.
+    ChangeFlag {
+        /// ChangeFlag in the record.
+        found: u32,
+    },
+    /// A byte behind DataSize is not zero.
+    NotZero,
+}
+
+impl fmt::Display for RecordFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordFault::Short { found } => write!(f, "the record is cut off at {found} bytes"),
+            RecordFault::Place { found } => write!(f, "its record names leaf {found}"),
+            RecordFault::DataSize { found, capacity } => {
+                write!(f, "data_size {found} exceeds the capacity of {capacity}")
+            }
+            RecordFault::Checksum { expected, found } => {
+                write!(f, "checksum {found:#010x}, expected {expected:#010x}")
+            }
+            RecordFault::ChangeFlag { found } => {
+                write!(f, "change_flag {found}, expected 0 or 1")
+            }
+            RecordFault::NotZero => write!(f, "bytes behind data_size are not zero"),
+        }
+    }
+}
+
+impl std::error::Error for RecordFault {}
+
+/// CRC32C of a leaf: over everything behind the checksum, to the end of Data.
+pub fn leaf_checksum(head: &LeafHead, data: &[u8]) -> u32 {
+    let (_, covered) = head.as_bytes().split_at(CHECKSUM_LEN);
+    crc32c_append(crc32c(covered), data)
+}
+
+/// The head of a leaf with this Data, its checksum computed.
+pub(crate) fn head_of(leaf: DataLocId, revision: Revision, data: &[u8]) -> LeafHead {
+    let mut head = LeafHead {
+        checksum: U32::new(0),
+        // Data is no longer than a capacity, which is far below a u32.
+        data_size: U32::new(data.len() as u32),
+        data_loc_id: U32::new(leaf.0),
+        reserved: U32::new(0),
+        revision: U64::new(revision.0),
+    };
+    head.checksum = U32::new(leaf_checksum(&head, data));
+    head
+}
+
+/// The head of a leaf that was never written.
+pub(crate) fn empty_head(leaf: DataLocId) -> LeafHead {
+    head_of(leaf, Revision::ZERO, &[])
+}
+
+/// Verifies the bytes of a record, the filling behind Data included, and gives
+/// its head. Any bytes may be fed to it; it neither panics nor allocates.
+///
+/// # Errors
+///
+/// The first rule of docs/FORMAT.md, section 9, that the record breaks.
+pub fn verify_record(
+    record: &[u8],
+    leaf: DataLocId,
+    capacity: u32,
+) -> Result<RecordHead, RecordFault> {
+    let short = RecordFault::Short { found: record.len() };
+    let (head, behind) = RecordHead::read_from_prefix(record).map_err(|_| short)?;
+    if head.leaf.data_loc_id.get() != leaf.0 {
+        return Err(RecordFault::Place { found: head.leaf.data_loc_id.get() });
+    }
+    let data_size = head.leaf.data_size.get();
+    if data_size > capacity {
+        return Err(RecordFault::DataSize { found: data_size, capacity });
+    }
+    let (data, filling) = behind.split_at_checked(data_size as usize).ok_or(short)?;
+    let expected = leaf_checksum(&head.leaf, data);
+    if expected != head.leaf.checksum.get() {
+        return Err(RecordFault::Checksum { expected, found: head.leaf.checksum.get() });
+    }
+    if head.change_flag.get() > 1 {
+        return Err(RecordFault::ChangeFlag { found: head.change_flag.get() });
+    }
+    if filling.iter().fold(0, |any, byte| any | byte) != 0 {
+        return Err(RecordFault::NotZero);
+    }
+    Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(data: &[u8], stride: usize) -> Vec<u8> {
+        let leaf = head_of(DataLocId(7), Revision(9), data);
+        let head = RecordHead { seq: U32::new(4), change_flag: U32::new(1), leaf };
+        let mut bytes = head.as_bytes().to_vec();
+        bytes.extend_from_slice(data);
+        bytes.resize(stride, 0);
+        bytes
+    }
+
+    #[test]
+    fn every_flipped_bit_that_matters_is_found() {
+        let good = record(b"hello leaf", 64);
+        assert_eq!(verify_record(&good, DataLocId(7), 32).unwrap().leaf.revision.get(), 9);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let result = verify_record(&bad, DataLocId(7), 32);
+            // seq may be anything; the lowest bit of ChangeFlag is its value.
+            let free = bit <= 32;
+            assert_eq!(result.is_ok(), free, "bit {bit}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn the_fault_is_named() {
+        let good = record(&[1; 32], 64);
+        assert_eq!(verify_record(&good, DataLocId(8), 32), Err(RecordFault::Place { found: 7 }));
+        assert_eq!(
+            verify_record(&good, DataLocId(7), 31),
+            Err(RecordFault::DataSize { found: 32, capacity: 31 })
+        );
+        for len in 0..64 {
+            let result = verify_record(&good[..len], DataLocId(7), 32);
+            assert_eq!(result, Err(RecordFault::Short { found: len }));
+        }
+        let zeros = [0; 64];
+        assert!(matches!(
+            verify_record(&zeros, DataLocId(0), 32),
+            Err(RecordFault::Checksum { found: 0, .. })
+        ));
+    }
+
+    #[test]
+    fn an_empty_leaf_has_the_checksum_of_twenty_bytes() {
+        let mut covered = [0; 20];
+        covered[4..8].copy_from_slice(&5u32.to_le_bytes());
+        assert_eq!(empty_head(DataLocId(5)).checksum.get(), crc32c(&covered));
+    }
+}
