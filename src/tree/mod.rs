@@ -4,7 +4,8 @@
 //! it, writes leaves, keeps checksums, revisions, digests and the set of changed
 //! leaves in memory, and hands leaves out as they travel. A leaf that was
 //! written survives the death of the process whole. [`TreeReader`] reads from
-//! other threads at the same time. [`Layout`] says where everything lies; it
+//! other threads at the same time. [`TreeFile`] looks at a file without owning or
+//! mapping it. [`Layout`] says where everything lies; it
 //! follows from the schema text alone. docs/FORMAT.md is the specification of
 //! the file.
 //!
@@ -12,12 +13,15 @@
 
 mod blob;
 mod create;
+mod dump;
+mod dump_reader;
 mod extent;
 mod field;
 mod fresh;
 mod grow;
 mod growth;
 mod index;
+mod inspect;
 mod lock;
 mod lookup;
 mod map;
@@ -27,15 +31,26 @@ mod open;
 mod plan;
 mod read;
 mod record;
+mod record_check;
 mod recover;
+mod scan;
 mod schema;
 mod schema_error;
+mod schema_text;
 mod state;
 mod write;
 
 pub use blob::BlobError;
 pub use create::CreateError;
 pub use create::CreateOptions;
+pub use dump::DumpError;
+pub use dump::DumpSummary;
+pub use dump::parse_hex;
+pub use dump::role_name;
+pub use dump::write_dump;
+pub use dump::write_hex;
+pub use dump_reader::DumpHead;
+pub use dump_reader::DumpReader;
 pub use field::EncodeError;
 pub use field::Field;
 pub use field::FieldKind;
@@ -46,6 +61,11 @@ pub use grow::GrowError;
 pub use growth::Growth;
 pub use growth::GrowthError;
 pub use growth::Move;
+pub use inspect::Fault;
+pub use inspect::InspectError;
+pub use inspect::TreeFile;
+pub use inspect::UnverifiedHeader;
+pub use inspect::VerifiedHeader;
 pub use lookup::Place;
 pub use mapped::Tree;
 pub use open::OpenError;
@@ -59,9 +79,15 @@ pub use read::TreeReader;
 pub use record::RecordFault;
 pub use record::leaf_checksum;
 pub use record::verify_record;
+pub use record_check::LeafDamage;
+pub use record_check::LeafView;
+pub use record_check::Origin;
 pub use recover::Damaged;
 pub use recover::Ending;
 pub use recover::Recovery;
+pub use scan::LeafState;
+pub use scan::Leaves;
+pub use scan::Scanned;
 pub use schema_error::SchemaError;
 pub use state::SyncError;
 pub use write::Mark;

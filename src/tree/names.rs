@@ -1,5 +1,7 @@
 //! Names of leaves: listed ones, held once, and numbered ones, which cost nothing.
 
+use crate::tree::schema_text::NameList;
+
 /// Where a pattern has the number of the leaf.
 pub(super) const PLACE: &str = "{n}";
 
@@ -30,10 +32,7 @@ impl Pattern {
 /// numbered cost no memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LeafNames {
-    /// The listed names, one behind the other.
-    text: Box<str>,
-    /// Where each listed name ends in `text`.
-    ends: Box<[u32]>,
+    listed: NameList,
     /// Indexes of the listed names in the order of their names.
     sorted: Box<[u32]>,
     pattern: Pattern,
@@ -41,25 +40,15 @@ pub(super) struct LeafNames {
 }
 
 impl LeafNames {
-    pub(super) fn new(listed: &[String], pattern: Pattern, leaves: u32) -> LeafNames {
-        let mut text = String::with_capacity(listed.iter().map(String::len).sum());
-        let mut ends = Vec::with_capacity(listed.len());
-        for name in listed {
-            text.push_str(name);
-            // A schema is at most SCHEMA_LEN_MAX long, and so are its names.
-            ends.push(text.len() as u32);
-        }
-        let mut sorted: Vec<u32> = (0..ends.len() as u32).collect();
-        let name = |index: &u32| listed.get(*index as usize);
-        sorted.sort_unstable_by(|a, b| name(a).cmp(&name(b)));
-        LeafNames { text: text.into(), ends: ends.into(), sorted: sorted.into(), pattern, leaves }
+    pub(super) fn new(listed: NameList, pattern: Pattern, leaves: u32) -> LeafNames {
+        // A list is at most SCHEMA_LEN_MAX long.
+        let mut sorted: Box<[u32]> = (0..listed.len() as u32).collect();
+        sorted.sort_unstable_by(|a, b| listed.get(*a).cmp(&listed.get(*b)));
+        LeafNames { listed, sorted, pattern, leaves }
     }
 
     fn listed(&self, index: u32) -> Option<&str> {
-        let index = index as usize;
-        let end = *self.ends.get(index)?;
-        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).unwrap_or(&0);
-        self.text.get(*start as usize..end as usize)
+        self.listed.get(index)
     }
 
     /// A listed name that two leaves would have.
@@ -75,7 +64,7 @@ impl LeafNames {
 
     /// Index of the leaf that is numbered so.
     fn numbered(&self, name: &str) -> Option<u32> {
-        let range = self.ends.len() as u32..self.leaves;
+        let range = self.listed.len() as u32..self.leaves;
         self.pattern.index(name).filter(|index| range.contains(index))
     }
 

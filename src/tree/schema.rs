@@ -5,8 +5,6 @@
 //! text into checked values and holds every rule about them; where things lie in
 //! the file is `plan`'s. The text is foreign: it arrives in files and datagrams.
 
-use serde::Deserialize;
-
 use crate::layout::ParentName;
 use crate::layout::limits::CAPACITY_MAX;
 use crate::layout::limits::DEPTH_MAX;
@@ -21,38 +19,29 @@ use crate::tree::names::LeafNames;
 use crate::tree::names::PLACE;
 use crate::tree::names::Pattern;
 use crate::tree::schema_error::SchemaError;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SchemaDoc {
-    name: Option<String>,
-    #[serde(default)]
-    parent: Vec<ParentDoc>,
-}
+use crate::tree::schema_text::Item;
+use crate::tree::schema_text::NameList;
+use crate::tree::schema_text::SchemaReader;
+use crate::tree::schema_text::TextValue;
 
 // Numbers are i64 here, as TOML has them, so that one out of range is reported
 // with the name of its parent.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default)]
 struct ParentDoc {
-    name: String,
-    #[serde(rename = "in")]
+    name: Option<String>,
     enclosing: Option<String>,
     leaves: Option<i64>,
     capacity: Option<i64>,
     leaf_name: Option<String>,
     first: Option<i64>,
-    names: Option<Vec<String>>,
-    #[serde(default)]
-    field: Vec<FieldDoc>,
+    names: Option<NameList>,
+    fields: Vec<FieldDoc>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Default)]
 struct FieldDoc {
-    name: String,
-    #[serde(rename = "type")]
-    kind: String,
+    name: Option<String>,
+    kind: Option<String>,
     offset: Option<i64>,
     size: Option<i64>,
     unit: Option<String>,
@@ -72,136 +61,193 @@ pub(super) struct ParentSchema {
     pub(super) fields: Vec<Field>,
 }
 
-/// What begins a parent, at the start of a line wherever that stands.
-const PARENT_LINE: &str = "[[parent]]";
-
 /// Reads a schema and hands its parents on, each as soon as it is read. Returns
-/// the name of the tree.
-///
-/// The text is parsed in pieces, one a `[[parent]]`, each a TOML text of its own:
-/// parsed TOML takes many times the memory of its text, and a schema may be long.
-/// Paths of enclosing parents are not resolved here.
+/// the name of the tree. Paths of enclosing parents are not resolved here.
 pub(super) fn read(
     text: &str,
-    mut take: impl FnMut(ParentSchema) -> Result<(), SchemaError>,
+    take: impl FnMut(ParentSchema) -> Result<(), SchemaError>,
 ) -> Result<Option<String>, SchemaError> {
-    let mut name = None;
-    let (mut parents, mut leaves) = (0, 0);
-    for piece in Pieces::of(text)? {
-        let doc: SchemaDoc =
-            toml::from_str(piece.text).map_err(|error| syntax_error(&piece, &error))?;
-        name = name.or(doc.name);
-        for parent in doc.parent {
-            let parent = parent.check()?;
-            parents += 1;
-            leaves += u64::from(parent.leaves);
-            // Before anybody sums them up in a u32.
-            if parents > PARENTS_MAX as usize {
-                return Err(SchemaError::Parents { found: parents });
+    if text.len() > SCHEMA_LEN_MAX {
+        return Err(SchemaError::TooLong { found: text.len() });
+    }
+    let mut reading =
+        Reading { name: None, open: None, line: 1, begun: 0, parents: 0, leaves: 0, take };
+    let mut reader = SchemaReader::new(text);
+    loop {
+        let item = reader.next_item();
+        reading.line = reader.line();
+        match item.map_err(|message| reading.syntax(message))? {
+            None => return reading.finish(),
+            Some(Item::Parent) => reading.begin_parent()?,
+            Some(Item::Field) => reading.begin_field()?,
+            Some(Item::Entry(key, value)) => {
+                reading.set(key, value).map_err(|message| reading.syntax(message))?;
             }
-            if leaves > u64::from(LEAVES_MAX) {
-                return Err(SchemaError::Leaves { found: leaves });
-            }
-            take(parent)?;
         }
     }
-    match (parents, leaves) {
-        (0, _) => Err(SchemaError::Parents { found: 0 }),
-        (_, 0) => Err(SchemaError::Leaves { found: 0 }),
-        _ => Ok(name),
-    }
 }
 
-/// Number of pieces that a text is parsed in, and the length of the longest.
-pub(super) fn pieces(text: &str) -> Result<(usize, usize), SchemaError> {
-    Ok(Pieces::of(text)?
-        .fold((0, 0), |(count, longest), piece| (count + 1, longest.max(piece.text.len()))))
-}
-
-/// A part of a schema text that ends before the next `[[parent]]`.
-struct Piece<'a> {
-    text: &'a str,
-    /// Lines before it.
+/// A schema, half read.
+struct Reading<F> {
+    name: Option<String>,
+    /// The parent whose keys are being read.
+    open: Option<ParentDoc>,
+    /// Line of the item that was read last.
     line: usize,
-    /// Parents before it.
-    parents: usize,
+    /// Parents that were begun.
+    begun: usize,
+    /// Parents that were handed on.
+    parents: u32,
+    leaves: u64,
+    take: F,
 }
 
-struct Pieces<'a> {
-    rest: &'a str,
-    line: usize,
-    parents: usize,
-}
-
-impl<'a> Pieces<'a> {
-    fn of(text: &'a str) -> Result<Pieces<'a>, SchemaError> {
-        if text.len() > SCHEMA_LEN_MAX {
-            return Err(SchemaError::TooLong { found: text.len() });
-        }
-        Ok(Pieces { rest: text, line: 0, parents: 0 })
+impl<F: FnMut(ParentSchema) -> Result<(), SchemaError>> Reading<F> {
+    fn begin_parent(&mut self) -> Result<(), SchemaError> {
+        self.end_parent()?;
+        self.begun += 1;
+        self.open = Some(ParentDoc::default());
+        Ok(())
     }
-}
 
-impl<'a> Iterator for Pieces<'a> {
-    type Item = Piece<'a>;
-
-    fn next(&mut self) -> Option<Piece<'a>> {
-        let starts = |line: &str| line.trim_start().starts_with(PARENT_LINE);
-        let (mut len, mut lines) = (0, 0);
-        for line in self.rest.split_inclusive('\n') {
-            if lines > 0 && starts(line) {
-                break;
+    fn begin_field(&mut self) -> Result<(), SchemaError> {
+        // A field takes a byte or more. Checked here, before many more of them take
+        // memory.
+        let wanted = match &mut self.open {
+            None => "wanted a [[parent]] before its field, found none".to_owned(),
+            Some(parent) if parent.fields.len() < CAPACITY_MAX => {
+                parent.fields.push(FieldDoc::default());
+                return Ok(());
             }
-            len += line.len();
-            lines += 1;
+            Some(_) => format!("wanted at most {CAPACITY_MAX} fields, found more"),
+        };
+        Err(self.syntax(wanted))
+    }
+
+    fn syntax(&self, message: String) -> SchemaError {
+        SchemaError::Syntax { line: self.line, parent: self.begun, message }
+    }
+
+    fn end_parent(&mut self) -> Result<(), SchemaError> {
+        let Some(doc) = self.open.take() else {
+            return Ok(());
+        };
+        let parent = doc.check()?;
+        self.parents += 1;
+        self.leaves += u64::from(parent.leaves);
+        // Before anybody sums them up in a u32.
+        if self.parents > PARENTS_MAX {
+            return Err(SchemaError::Parents { found: self.parents as usize });
         }
-        let (text, rest) = self.rest.split_at_checked(len).filter(|(text, _)| !text.is_empty())?;
-        let piece = Piece { text, line: self.line, parents: self.parents };
-        self.rest = rest;
-        self.line += lines;
-        self.parents += usize::from(starts(text));
-        Some(piece)
+        if self.leaves > u64::from(LEAVES_MAX) {
+            return Err(SchemaError::Leaves { found: self.leaves });
+        }
+        (self.take)(parent)
+    }
+
+    fn finish(mut self) -> Result<Option<String>, SchemaError> {
+        self.end_parent()?;
+        match (self.parents, self.leaves) {
+            (0, _) => Err(SchemaError::Parents { found: 0 }),
+            (_, 0) => Err(SchemaError::Leaves { found: 0 }),
+            _ => Ok(self.name),
+        }
+    }
+
+    /// Keeps a value where its key belongs, or says what was wanted.
+    fn set(&mut self, key: &str, value: TextValue) -> Result<(), String> {
+        match &mut self.open {
+            None if key == "name" => put_text(&mut self.name, key, value),
+            None => Err(format!("wanted name or [[parent]], found key {key}")),
+            Some(parent) => match parent.fields.last_mut() {
+                Some(field) => field.set(key, value),
+                None => parent.set(key, value),
+            },
+        }
     }
 }
 
-fn syntax_error(piece: &Piece<'_>, error: &toml::de::Error) -> SchemaError {
-    let start = error.span().map_or(0, |span| span.start);
-    let before = piece.text.get(..start).unwrap_or(piece.text);
-    let begun = usize::from(piece.text.trim_start().starts_with(PARENT_LINE));
-    SchemaError::Syntax {
-        line: piece.line + before.matches('\n').count() + 1,
-        parent: piece.parents + begun,
-        message: error.message().replace('\n', " "),
+fn put<T>(place: &mut Option<T>, key: &str, value: Option<T>, wanted: &str) -> Result<(), String> {
+    let value = value.ok_or_else(|| format!("{key}: wanted {wanted}, found another value"))?;
+    match place.replace(value) {
+        Some(_) => Err(format!("{key}: wanted it once, found it twice")),
+        None => Ok(()),
+    }
+}
+
+fn put_text(place: &mut Option<String>, key: &str, value: TextValue) -> Result<(), String> {
+    let text = if let TextValue::Text(text) = value { Some(text) } else { None };
+    put(place, key, text, "a text")
+}
+
+fn put_number(place: &mut Option<i64>, key: &str, value: TextValue) -> Result<(), String> {
+    let number = if let TextValue::Number(number) = value { Some(number) } else { None };
+    put(place, key, number, "a whole number")
+}
+
+fn put_list(place: &mut Option<NameList>, key: &str, value: TextValue) -> Result<(), String> {
+    let list = if let TextValue::List(list) = value { Some(list) } else { None };
+    put(place, key, list, "a list of texts")
+}
+
+impl FieldDoc {
+    fn set(&mut self, key: &str, value: TextValue) -> Result<(), String> {
+        match key {
+            "name" => put_text(&mut self.name, key, value),
+            "type" => put_text(&mut self.kind, key, value),
+            "offset" => put_number(&mut self.offset, key, value),
+            "size" => put_number(&mut self.size, key, value),
+            "unit" => put_text(&mut self.unit, key, value),
+            _ => Err(format!("wanted name, type, offset, size or unit, found key {key}")),
+        }
+    }
+}
+
+impl ParentDoc {
+    fn set(&mut self, key: &str, value: TextValue) -> Result<(), String> {
+        match key {
+            "name" => put_text(&mut self.name, key, value),
+            "in" => put_text(&mut self.enclosing, key, value),
+            "leaves" => put_number(&mut self.leaves, key, value),
+            "capacity" => put_number(&mut self.capacity, key, value),
+            "leaf_name" => put_text(&mut self.leaf_name, key, value),
+            "first" => put_number(&mut self.first, key, value),
+            "names" => put_list(&mut self.names, key, value),
+            _ => Err(format!(
+                "wanted name, in, leaves, capacity, leaf_name, first or names, found key {key}"
+            )),
+        }
     }
 }
 
 impl ParentDoc {
     fn check(self) -> Result<ParentSchema, SchemaError> {
         let enclosing = self.enclosing.filter(|path| path != "/").unwrap_or_default();
-        let path = format!("{enclosing}/{}", self.name);
+        let name = self.name.unwrap_or_default();
+        let path = format!("{enclosing}/{name}");
         let refuse = Refuse { parent: &path };
-        let name = ParentName::new(&self.name).ok_or_else(|| {
-            refuse.value("name", name_rule(PARENT_NAME_LEN_MAX), format!("{:?}", self.name))
+        let name = ParentName::new(&name).ok_or_else(|| {
+            refuse.value("name", name_rule(PARENT_NAME_LEN_MAX), format!("{name:?}"))
         })?;
         let depth = enclosing.matches('/').count() + 1;
         if depth > DEPTH_MAX {
             let wanted = format!("parents at most {DEPTH_MAX} deep");
             return Err(refuse.value("in", wanted, depth));
         }
-        let listed = self.names.as_ref().map_or(0, Vec::len);
+        let listed = self.names.as_ref().map_or(0, NameList::len);
         let leaves = refuse.leaves(self.leaves, listed)?;
         if leaves == 0 {
             let keys = [
                 ("capacity", self.capacity.is_some()),
                 ("leaf_name", self.leaf_name.is_some()),
                 ("first", self.first.is_some()),
-                ("field", !self.field.is_empty()),
+                ("field", !self.fields.is_empty()),
             ];
             if let Some((key, _)) = keys.iter().find(|(_, present)| *present) {
                 return Err(refuse.value(*key, "leaves = 1 or more beside it", "no leaves"));
             }
         }
-        let fields = refuse.fields(self.field)?;
+        let fields = refuse.fields(self.fields)?;
         let capacity = if leaves == 0 { 0 } else { refuse.capacity(self.capacity, &fields)? };
         let first = self.first.unwrap_or(0);
         let first = u32::try_from(first)
@@ -212,6 +258,9 @@ impl ParentDoc {
         Ok(ParentSchema { name, enclosing, leaves, capacity, names, fields, path })
     }
 }
+
+/// Longest unit: as long as a name.
+const UNIT_LEN_MAX: usize = LEAF_NAME_LEN_MAX;
 
 fn name_rule(len_max: usize) -> String {
     format!("1 to {len_max} bytes without / and control characters")
@@ -313,13 +362,19 @@ impl Refuse<'_> {
     }
 
     fn field(&self, doc: FieldDoc, behind: u32) -> Result<Field, SchemaError> {
-        let key = |key: &str| format!("field {}: {key}", doc.name);
-        if !is_leaf_name(&doc.name) {
-            return Err(self.value("field", name_rule(LEAF_NAME_LEN_MAX), &doc.name));
+        let (name, kind) = (doc.name.unwrap_or_default(), doc.kind.unwrap_or_default());
+        let key = |key: &str| format!("field {name}: {key}");
+        if !is_leaf_name(&name) {
+            return Err(self.value(
+                "field: name",
+                name_rule(LEAF_NAME_LEN_MAX),
+                format!("{name:?}"),
+            ));
         }
         let unit = doc.unit.unwrap_or_default();
-        if !(unit.is_empty() || is_leaf_name(&unit)) {
-            return Err(self.value(key("unit"), name_rule(LEAF_NAME_LEN_MAX), unit));
+        if unit.len() > UNIT_LEN_MAX || unit.contains(char::is_control) {
+            let wanted = format!("at most {UNIT_LEN_MAX} bytes without control characters");
+            return Err(self.value(key("unit"), wanted, format!("{unit:?}")));
         }
         let size_max = CAPACITY_MAX as i64;
         let sized = |size: Option<i64>| match size {
@@ -327,7 +382,7 @@ impl Refuse<'_> {
             Some(size) => Err(self.value(key("size"), format!("1 to {size_max}"), size)),
             None => Err(self.value(key("size"), format!("1 to {size_max}"), "none")),
         };
-        let kind = match (doc.kind.as_str(), FieldKind::fixed(&doc.kind), doc.size) {
+        let kind = match (kind.as_str(), FieldKind::fixed(&kind), doc.size) {
             ("text", _, size) => FieldKind::Text(sized(size)?),
             ("bytes", _, size) => FieldKind::Bytes(sized(size)?),
             (_, Some(kind), None) => kind,
@@ -336,7 +391,8 @@ impl Refuse<'_> {
                 return Err(self.value(key("size"), format!("{} or none", kind.size()), size));
             }
             (found, None, _) => {
-                return Err(self.value(key("type"), format!("one of {}", FieldKind::NAMES), found));
+                let wanted = format!("one of {}", FieldKind::NAMES);
+                return Err(self.value(key("type"), wanted, format!("{found:?}")));
             }
         };
         let offset = doc.offset.unwrap_or(i64::from(behind));
@@ -345,7 +401,7 @@ impl Refuse<'_> {
             let wanted = format!("0 to {}", range.end());
             return Err(self.value(key("offset"), wanted, offset));
         }
-        Ok(Field { name: doc.name, kind, offset: offset as u32, unit })
+        Ok(Field { name, kind, offset: offset as u32, unit })
     }
 
     fn pattern(&self, pattern: &str, first: u32, leaves: u32) -> Result<Pattern, SchemaError> {
@@ -362,7 +418,7 @@ impl Refuse<'_> {
 
     fn names(
         &self,
-        listed: Vec<String>,
+        listed: NameList,
         pattern: Pattern,
         leaves: u32,
     ) -> Result<LeafNames, SchemaError> {
@@ -370,7 +426,7 @@ impl Refuse<'_> {
             let wanted = name_rule(LEAF_NAME_LEN_MAX);
             return Err(self.value("names", wanted, format!("{name:?}")));
         }
-        let names = LeafNames::new(&listed, pattern, leaves);
+        let names = LeafNames::new(listed, pattern, leaves);
         match names.repeated() {
             Some(name) => Err(self.duplicate("leaf", name)),
             None => Ok(names),
@@ -468,13 +524,19 @@ mod tests {
     fn text_that_is_no_schema_is_refused_with_its_line() {
         let error = refused(&parent("leaves = 1\ncapacity = 8\nleafs = 2"));
         assert!(
-            error.starts_with("schema line 5, parent number 1: unknown field `leafs`"),
+            error.starts_with("schema line 5, parent number 1: wanted name, in, leaves"),
             "{error}"
         );
         let error = refused("nam = 1");
-        assert!(error.starts_with("schema line 1: unknown field `nam`"), "{error}");
+        assert!(
+            error.starts_with("schema line 1: wanted name or [[parent]], found key nam"),
+            "{error}"
+        );
         let error = refused(&parent("leaves = \"many\""));
-        assert!(error.contains("line 3") && error.contains("expected i64"), "{error}");
+        assert!(
+            error.contains("line 3") && error.contains("leaves: wanted a whole number"),
+            "{error}"
+        );
         assert!(refused("[[parent").starts_with("schema line 1"));
         assert_eq!(refused(""), "schema: wanted 1 to 1048576 parents, found 0");
         assert!(refused(&parent("")).contains("leaves in all, found 0"));
