@@ -113,7 +113,7 @@ impl RevisionColumn {
     #[cold]
     fn find_maximum(&mut self, block: usize) {
         let leaves = self.revisions.iter().skip(block * BLOCK).take(BLOCK);
-        self.maxima[block] = leaves.copied().max().unwrap_or(0);
+        self.maxima[block] = leaves.copied().fold(0, u64::max);
     }
 }
 

@@ -9,7 +9,8 @@ use crate::kernel::arch::lanes;
 use crate::kernel::arch::lanes::Crc;
 use crate::kernel::arch::load::Load;
 
-/// Records side by side.
+/// Records side by side, as on x86-64: an instruction takes two or three cycles
+/// on common cores, and one begins in each.
 const LANES: usize = 4;
 
 /// Proof that the processor has the CRC extension.
@@ -42,27 +43,27 @@ struct Instructions;
 
 impl Crc for Instructions {
     #[inline(always)]
-    unsafe fn u8(crc: u32, value: u8) -> u32 {
+    unsafe fn u8(crc: u64, value: u8) -> u64 {
         // SAFETY: the caller promises the CRC extension.
-        unsafe { simd::__crc32cb(crc, value) }
+        u64::from(unsafe { simd::__crc32cb(crc as u32, value) })
     }
 
     #[inline(always)]
-    unsafe fn u16(crc: u32, value: u16) -> u32 {
+    unsafe fn u16(crc: u64, value: u16) -> u64 {
         // SAFETY: the caller promises the CRC extension.
-        unsafe { simd::__crc32ch(crc, value) }
+        u64::from(unsafe { simd::__crc32ch(crc as u32, value) })
     }
 
     #[inline(always)]
-    unsafe fn u32(crc: u32, value: u32) -> u32 {
+    unsafe fn u32(crc: u64, value: u32) -> u64 {
         // SAFETY: the caller promises the CRC extension.
-        unsafe { simd::__crc32cw(crc, value) }
+        u64::from(unsafe { simd::__crc32cw(crc as u32, value) })
     }
 
     #[inline(always)]
-    unsafe fn u64(crc: u32, value: u64) -> u32 {
+    unsafe fn u64(crc: u64, value: u64) -> u64 {
         // SAFETY: the caller promises the CRC extension.
-        unsafe { simd::__crc32cd(crc, value) }
+        u64::from(unsafe { simd::__crc32cd(crc as u32, value) })
     }
 
     /// The prefetchers are left to themselves: the instruction has no stable

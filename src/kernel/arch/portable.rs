@@ -2,13 +2,11 @@
 
 #![allow(unsafe_code)]
 
-use core::array;
-
 use crate::kernel::arch::Records;
 use crate::kernel::arch::load::Load;
 
 /// Items that are compared at once: 256 bytes, four cache lines of each column.
-const DIFF_BLOCK: usize = 64;
+pub(super) const DIFF_BLOCK: usize = 64;
 
 /// Bytes that are copied out of shared memory at once. The copy stays in L1.
 const COPY_LEN: usize = 512;
@@ -21,12 +19,14 @@ pub(super) trait Item: Copy {
 }
 
 impl Item for u32 {
+    #[inline(always)]
     fn value(self) -> u32 {
         self
     }
 }
 
 impl Item for [u8; 4] {
+    #[inline(always)]
     fn value(self) -> u32 {
         u32::from_le_bytes(self)
     }
@@ -89,27 +89,57 @@ pub(super) fn differing<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mu
     let mut index = 0;
     for (a, b) in our_blocks.iter().zip(their_blocks) {
         if !equal(a, b) {
-            differing_items(a, b, base + index, out);
+            push_bits(differing_mask(a, b), base + index, out);
         }
         index += DIFF_BLOCK as u32;
     }
-    // What is left: ours behind its last block, or theirs where it is shorter.
-    let done = index as usize;
-    let rest = ours.get(done..).unwrap_or(&[]);
-    differing_items(rest, theirs.get(done..).unwrap_or(&[]), base + index, out);
+    differing_rest(ours, theirs, index, base, out);
 }
 
-/// One branch a block: the loop has none, so that it becomes vector code.
-fn equal<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> bool {
-    let differ: [u32; DIFF_BLOCK] = array::from_fn(|i| ours[i] ^ theirs[i].value());
-    differ.iter().fold(0, |all, bits| all | bits) == 0
-}
-
-/// The plain loop, for one block and for the rest.
-pub(super) fn differing_items<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
-    for ((a, b), index) in ours.iter().zip(theirs).zip(base..) {
+/// The same from `index` on, item by item.
+pub(super) fn differing_rest<T: Item>(
+    ours: &[u32],
+    theirs: &[T],
+    index: u32,
+    base: u32,
+    out: &mut Vec<u32>,
+) {
+    let rest = ours.iter().zip(theirs).skip(index as usize);
+    for ((a, b), index) in rest.zip(base + index..) {
         if *a != b.value() {
             out.push(index);
         }
+    }
+}
+
+/// One branch a block: the loop has none, so that it becomes vector code.
+#[inline(always)]
+pub(super) fn equal<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> bool {
+    let mut differ = 0;
+    for i in 0..DIFF_BLOCK {
+        differ |= ours[i] ^ theirs[i].value();
+    }
+    differ == 0
+}
+
+/// Bit `i` is set if item `i` differs.
+#[inline(always)]
+fn differing_mask<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> u64 {
+    let mut mask = 0;
+    for i in 0..DIFF_BLOCK {
+        mask |= u64::from(ours[i] != theirs[i].value()) << i;
+    }
+    mask
+}
+
+/// Appends `base + i` for each bit `i` that is set.
+///
+/// Writing eight indices for each byte of the mask through a table of places,
+/// which needs no branch, took 1.2 to 1.5 times as long (Zen 3).
+#[inline(always)]
+pub(super) fn push_bits(mut mask: u64, base: u32, out: &mut Vec<u32>) {
+    while mask != 0 {
+        out.push(base.wrapping_add(mask.trailing_zeros()));
+        mask &= mask.wrapping_sub(1);
     }
 }
