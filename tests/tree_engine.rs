@@ -388,6 +388,7 @@ mod death {
     use super::*;
 
     const CHILD: &str = "MAPLEAF_TEST_WRITER";
+    const GROWING_CHILD: &str = "MAPLEAF_TEST_GROWER";
     const LEAVES: u64 = 50;
     const KILLS: u64 = 40;
     /// Writes between two acknowledgements: few, so that most time is spent writing.
@@ -418,10 +419,51 @@ mod death {
         }
     }
 
-    fn start(path: &Path) -> Child {
+    /// As above; its tree grows by a leaf with every write to the last one.
+    #[test]
+    fn grower() {
+        let Some(path) = env::var_os(GROWING_CHILD) else { return };
+        let (mut tree, _) = open(Path::new(&path)).unwrap();
+        tree.begin_life(NOW).unwrap();
+        let mut out = std::io::stderr();
+        for n in u64::from(tree.leaf_count()).. {
+            tree.write(DataLocId(n as u32 - 1), &n.to_le_bytes()).unwrap();
+            tree.grow(grown(n + 1)).unwrap();
+            if out.write_all(&n.to_le_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn grown(leaves: u64) -> Layout {
+        Layout::plain(1, leaves as u32, 200).unwrap()
+    }
+
+    #[test]
+    fn kill_9_in_growth_leaves_the_old_tree_or_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tree");
+        drop(server(&path, grown(1)));
+        for kill in 0..KILLS / 2 {
+            let pause = Duration::from_micros(kill * 997 % 20_000);
+            let acknowledged = kill_after(start("death::grower", GROWING_CHILD, &path), pause);
+            let (tree, recovery) = open(&path).unwrap();
+            assert_eq!((recovery.ending, recovery.damaged_count), (Ending::ProcessDeath, 0));
+            let leaves = u64::from(tree.leaf_count());
+            assert!((acknowledged + 1..=acknowledged + 2).contains(&leaves), "{leaves} leaves");
+            (1..leaves).for_each(|n| assert_eq!(leaf(&tree, n as u32 - 1).1, n.to_le_bytes()));
+            check_columns(&tree);
+        }
+        let names = fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name());
+        for name in names {
+            assert!(["tree", ".tree.next"].iter().any(|known| name == *known), "{name:?}");
+        }
+    }
+
+    fn start(test: &str, variable: &str, path: &Path) -> Child {
         Command::new(env::current_exe().unwrap())
-            .args(["--exact", "death::writer", "--nocapture", "--test-threads=1"])
-            .env(CHILD, path)
+            .args(["--exact", test, "--nocapture", "--test-threads=1"])
+            .env(variable, path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -456,7 +498,7 @@ mod death {
             let path = folder.path().join(format!("tree{kill}"));
             drop(server(&path, Layout::plain(3, LEAVES as u32, 4096).unwrap()));
             let pause = Duration::from_micros(kill * 997 % 20_000);
-            let acknowledged = kill_after(start(&path), pause);
+            let acknowledged = kill_after(start("death::writer", CHILD, &path), pause);
             let (tree, recovery) = open(&path).unwrap();
             assert_eq!((recovery.ending, recovery.damaged_count), (Ending::ProcessDeath, 0));
             undone += u32::from(recovery.undone.is_some());
