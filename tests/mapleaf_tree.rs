@@ -79,7 +79,7 @@ impl Tree {
         let mut tree = Tree { bytes: vec![0; layout.file_len() as usize], layout };
         let header = tree.layout.header(TreeId(0xc0ffee), 1_790_000_000);
         tree.put(0, header.as_bytes());
-        tree.put_state(0, 1);
+        tree.put_state(0, 1, 1);
         let text = tree.layout.schema_text().to_owned();
         tree.put(tree.layout.schema_offset(), text.as_bytes());
         let table = tree.layout.parents().to_vec();
@@ -108,13 +108,13 @@ impl Tree {
         self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
-    fn put_state(&mut self, slot: usize, sequence: u64) {
+    fn put_state(&mut self, slot: usize, sequence: u64, clean: u32) {
         let mut state = StateSlot {
             sequence: U64::new(sequence),
             state_checksum: U32::new(0),
             role: U32::new(TreeRole::Server.code()),
             life: U32::new(5),
-            clean: U32::new(1),
+            clean: U32::new(clean),
             boot_id: [3; 16],
             watermark: U64::new(13),
             reserved: U64::new(0),
@@ -204,7 +204,7 @@ fn stat_tells_what_a_file_is_and_holds() {
 fn the_newer_state_slot_counts_and_a_torn_one_does_not() {
     let folder = TempDir::new().unwrap();
     let mut tree = Tree::filled();
-    tree.put_state(1, 7);
+    tree.put_state(1, 7, 1);
     let sequence = |tree: &Tree| {
         let file = TreeFile::open(&tree.write(&folder, "a.tree")).unwrap();
         file.state().unwrap().map(|state| state.sequence.get())
@@ -353,7 +353,7 @@ fn diff_counts_data_and_revision_and_nothing_else() {
     let a = Tree::filled();
     let path = a.write(&folder, "a.tree");
     let mut b = a.clone();
-    b.put_state(1, 9);
+    b.put_state(1, 9, 0);
     b.set(1, 11, 0, &HOT);
     let other = b.write(&folder, "b.tree");
     let other = other.to_str().unwrap();
@@ -565,7 +565,8 @@ fn rewrite(file: &fs::File, offset: u64, stride: usize, stop: &AtomicBool) {
 #[test]
 fn a_leaf_is_never_torn_while_another_thread_writes_it() {
     let folder = TempDir::new().unwrap();
-    let tree = Tree::new(Layout::plain(1, 64, 300).unwrap());
+    let mut tree = Tree::new(Layout::plain(1, 64, 300).unwrap());
+    tree.put_state(1, 2, 0);
     let path = tree.write(&folder, "a.tree");
     let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
     let reader = TreeFile::open(&path).unwrap();

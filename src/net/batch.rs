@@ -6,10 +6,7 @@ use std::net::UdpSocket as StdSocket;
 use std::ops::Range;
 use std::slice;
 
-#[cfg(not(target_os = "linux"))]
-use crate::net::portable::ReceiveArrays;
-#[cfg(target_os = "linux")]
-use crate::net::sys::ReceiveArrays;
+use crate::net::platform::ReceiveArrays;
 
 /// Buffers for a number of messages, allocated once and used again by every
 /// [`crate::net::UdpSocket::receive`].

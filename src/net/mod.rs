@@ -21,7 +21,11 @@
 mod abi;
 mod batch;
 mod counters;
+#[cfg(target_os = "linux")]
+mod linux;
 mod options;
+#[cfg(not(target_os = "linux"))]
+mod other;
 #[cfg(any(test, not(target_os = "linux")))]
 mod portable;
 mod segments;
@@ -29,6 +33,11 @@ mod socket;
 #[cfg(target_os = "linux")]
 mod sys;
 mod transmit;
+
+#[cfg(target_os = "linux")]
+use linux as platform;
+#[cfg(not(target_os = "linux"))]
+use other as platform;
 
 pub use batch::Datagrams;
 pub use batch::RecvBatch;

@@ -217,6 +217,21 @@ mod tests {
     }
 
     #[test]
+    fn a_tail_joins_as_long_as_the_message_takes_it() {
+        let memory = [0; 54 * 1_200];
+        let tail = [1; 1_200];
+        let joined = |shared: usize, len: usize, segments_max: usize| {
+            let segments = Segments::new(&memory[..shared], 1_200).with_tails(&tail[..len], len);
+            segments.messages(Destinations::Connected, segments_max).count() == 1
+        };
+        assert!(joined(64_800, 707, 64), "65,507 bytes are the most");
+        assert!(!joined(64_800, 708, 64));
+        assert!(joined(2_400, 1_200, 3));
+        assert!(!joined(2_400, 1_200, 2), "one segment too many");
+        assert!(!joined(2_399, 10, 64), "only the last segment may be short");
+    }
+
+    #[test]
     fn an_empty_datagram_is_one_datagram() {
         let message = Message::single(None, &[]);
         assert_eq!(message.datagrams(), 1);

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::net::UdpSocket;
 
 use crate::net::counters::Tally;
 use crate::net::options::Support;
@@ -144,6 +145,24 @@ pub(super) fn send_split(message: &Message<'_>, send_one: &impl SendOne, tally: 
         match send_one(message.destination, datagram) {
             Ok(_) => tally.sent(1, datagram.len()),
             Err(error) => tally.lost(1, &error),
+        }
+    }
+}
+
+/// Sends one datagram to an address, or to the peer that `socket` is connected to.
+pub(super) fn send_one(
+    socket: &UdpSocket,
+    to: Option<SocketAddr>,
+    datagram: &[u8],
+) -> io::Result<usize> {
+    loop {
+        let outcome = match to {
+            Some(to) => socket.send_to(datagram, to),
+            None => socket.send(datagram),
+        };
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
         }
     }
 }

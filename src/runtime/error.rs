@@ -103,12 +103,12 @@ fn bind_hint(source: &io::Error) -> String {
 }
 
 fn beyond(needed: usize) -> &'static str {
-    use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
-    // An Ethernet frame of 1,500 bytes without the headers of IPv6 and UDP.
-    match needed {
-        ..=DATAGRAM_SIZE_DEFAULT => "",
-        ..=1_452 => " (not every path takes it whole)",
-        _ => " (fragments, or a network of larger frames)",
+    // Whole in an Ethernet frame of 1,500 bytes, without the headers of IPv6 and UDP.
+    let whole = 1_500 - 40 - 8;
+    if needed <= whole {
+        " (not every path takes it whole)"
+    } else {
+        " (it goes in fragments, unless the network has larger frames)"
     }
 }
 
@@ -122,7 +122,7 @@ pub enum ServeError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: OpenError,
+        source: Box<OpenError>,
     },
     /// The tree has grown, but its folder could not be written back.
     #[error("{path}: {source}", path = .path.display())]
@@ -155,7 +155,7 @@ pub enum MirrorError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: OpenError,
+        source: Box<OpenError>,
     },
     /// The replica's file was not created.
     #[error(transparent)]
@@ -190,7 +190,7 @@ pub enum MirrorError {
         /// The server.
         server: SocketAddr,
         /// What is wrong with it.
-        source: BlobError,
+        source: Box<BlobError>,
     },
     /// The server does not let this client in.
     #[error("{server}: {source}")]
@@ -245,7 +245,7 @@ pub enum ReporterError {
         /// The server.
         server: SocketAddr,
         /// What is wrong with it.
-        source: BlobError,
+        source: Box<BlobError>,
     },
     /// Data does not fit a datagram of this server.
     #[error("leaf {leaf}: at most {max} bytes fit a REPORT of this server, found {found}")]

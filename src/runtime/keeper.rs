@@ -58,8 +58,10 @@ impl Keeper {
         // Damaged leaves are emptied: the server has them.
         let (role, damaged) = (TreeRole::Replica, Damaged::Reset);
         let opened = Tree::open(path, OpenOptions { role, damaged, unix_s: unix_s() });
-        let (tree, recovery) =
-            opened.map_err(|source| MirrorError::Open { path: path.to_owned(), source })?;
+        let (tree, recovery) = opened.map_err(|source| MirrorError::Open {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
         log_recovery(path, &recovery);
         self.held = held(&tree, &recovery);
         self.leaves = Some(TreeLeaves::replica(tree, self.how));
@@ -103,8 +105,10 @@ impl Keeper {
 
     /// Gives the replica the layout that came: it is made, or it grows.
     pub(super) fn take_layout(&mut self, joined: &Joined, blob: &[u8]) -> Result<(), MirrorError> {
-        let layout = Layout::from_blob(blob)
-            .map_err(|source| MirrorError::Layout { server: self.server, source })?;
+        let layout = Layout::from_blob(blob).map_err(|source| MirrorError::Layout {
+            server: self.server,
+            source: Box::new(source),
+        })?;
         let Some(leaves) = &mut self.leaves else {
             return self.create(joined, layout);
         };

@@ -7,15 +7,12 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tracing::info;
 use tracing::warn;
 
-use crate::layout::DataLocId;
 use crate::layout::Life;
-use crate::layout::Revision;
 use crate::layout::TreeId;
 use crate::net::RecvBatch;
 use crate::net::SocketOptions;
@@ -23,7 +20,6 @@ use crate::net::UdpSocket;
 use crate::runtime::adapter::Coverage;
 use crate::runtime::adapter::Following;
 use crate::runtime::adapter::Noting;
-use crate::runtime::adapter::TreeLeaves;
 use crate::runtime::clock::Clock;
 use crate::runtime::clock::OsRandom;
 use crate::runtime::control::Control;
@@ -32,13 +28,12 @@ use crate::runtime::error::MirrorError;
 use crate::runtime::journal::Journal;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::metrics::Counters;
+use crate::runtime::mirror_core::Core;
 use crate::runtime::observer::Changes;
 use crate::runtime::observer::MirrorObserver;
 use crate::runtime::observer::MirrorStatus;
 use crate::runtime::options::MirrorOptions;
-use crate::runtime::options::MirrorUntil;
 use crate::runtime::options::SEND_BUFFER;
-use crate::runtime::outlet::NoLeaves;
 use crate::runtime::outlet::Outlet;
 use crate::runtime::outlet::OutletParts;
 use crate::runtime::outlet::trace_in;
@@ -48,13 +43,7 @@ use crate::runtime::relay::Relay;
 use crate::runtime::server_loop::buffered_max;
 use crate::sync::Client;
 use crate::sync::ClientConfig;
-use crate::sync::ClientEvent;
-use crate::sync::Held;
-use crate::sync::Joined;
 use crate::sync::Leaves;
-use crate::sync::PeriodEnd;
-use crate::sync::ReplicaLeaves;
-use crate::sync::SourceState;
 use crate::sync::Time;
 use crate::tree::Mark;
 
@@ -209,12 +198,15 @@ impl<'o> Mirror<'o> {
     fn turns(&mut self, control: &mut Control) -> Result<MirrorEnd, MirrorError> {
         loop {
             self.reload(control);
-            let timeout = self.clock.until(self.deadline());
+            // What had come by now will have been read before anybody is given up,
+            // however long this process is stopped meanwhile.
+            let asked = self.clock.now();
+            let timeout = self.deadline().since(asked);
             self.poller.wait(timeout, control).map_err(LoopError::system("wait for datagrams"))?;
             self.receive()?;
-            self.core.handle_timeout(self.clock.now(), &mut self.outlet)?;
+            self.core.handle_timeout(asked, &mut self.outlet)?;
             self.outlet.flush();
-            self.relay()?;
+            self.relay(Some(asked))?;
             self.core.tell_changes();
             self.keep();
             if let Some(end) = self.ended(control)? {
@@ -251,7 +243,7 @@ impl<'o> Mirror<'o> {
                     self.core.drain(self.clock.now(), &mut self.outlet)?;
                 }
             }
-            self.relay()?;
+            self.relay(None)?;
         }
         Ok(())
     }
@@ -266,8 +258,9 @@ impl<'o> Mirror<'o> {
         Ok(())
     }
 
-    /// Lets the relay go on, if there is one and it has something to serve.
-    fn relay(&mut self) -> Result<(), MirrorError> {
+    /// Lets the relay go on, if there is one and it has something to serve: by a whole
+    /// turn after the poll was asked, by no more than a tick between.
+    fn relay(&mut self, asked: Option<Time>) -> Result<(), MirrorError> {
         let Some(relay) = &mut self.relay else { return Ok(()) };
         let Some(datagram_size) = self.core.attached.map(|joined| joined.datagram_size) else {
             return Ok(());
@@ -275,7 +268,10 @@ impl<'o> Mirror<'o> {
         let end = self.core.end_of_period();
         if let Some(leaves) = self.core.keeper.leaves_mut() {
             relay.follow(&mut self.poller, self.clock, datagram_size, (end, &mut *leaves))?;
-            relay.turn(&mut self.poller, end, leaves);
+            match asked {
+                Some(asked) => relay.turn(&mut self.poller, asked, end, leaves),
+                None => relay.tick(end, leaves),
+            }
         }
         Ok(())
     }
@@ -315,14 +311,14 @@ impl<'o> Mirror<'o> {
     }
 
     fn reload(&mut self, control: &mut Control) {
-        match (control.take_reload(), &mut self.relay) {
-            (None, _) => {}
-            (Some(Ok(config)), Some(relay)) => {
-                relay.reconfigure(config);
-                info!("the configuration was read again");
-            }
-            (Some(Ok(_)), None) => info!("nothing of a mirror is reloaded"),
-            (Some(Err(error)), _) => warn!("the configuration stays as it is: {error}"),
+        let Some(config) = control.take_reload() else { return };
+        let Some(relay) = &mut self.relay else {
+            return info!("nothing of a mirror that does not serve is reloaded");
+        };
+        let taken = config.and_then(|config| relay.reconfigure(config).map_err(|e| e.to_string()));
+        match taken {
+            Ok(()) => info!("the configuration was read again"),
+            Err(error) => warn!("the configuration stays as it is: {error}"),
         }
     }
 
@@ -380,213 +376,4 @@ fn counters(core: &Core<'_>, outlet: &Outlet, relay: Option<&Relay>) -> Counters
         relay.count(&mut counters);
     }
     counters
-}
-
-/// The protocol client with its replica, and who watches them.
-struct Core<'o> {
-    client: Client,
-    keeper: Keeper,
-    observer: &'o mut dyn MirrorObserver,
-    how: Following,
-    changes: Changes,
-    until: MirrorUntil,
-    was_joined: bool,
-    /// The session in which the replica follows the server.
-    attached: Option<Joined>,
-    taken: Vec<DataLocId>,
-    end: Option<MirrorEnd>,
-}
-
-impl<'o> Core<'o> {
-    fn new(
-        client: Client,
-        keeper: Keeper,
-        observer: &'o mut dyn MirrorObserver,
-        how: Following,
-        until: MirrorUntil,
-    ) -> Core<'o> {
-        Core {
-            client,
-            keeper,
-            changes: observer.changes(),
-            observer,
-            how,
-            until,
-            was_joined: false,
-            attached: None,
-            taken: Vec::new(),
-            end: None,
-        }
-    }
-
-    fn handle_datagram(
-        &mut self,
-        now: Time,
-        datagram: &[u8],
-        outlet: &mut Outlet,
-    ) -> Result<(), MirrorError> {
-        self.client.handle_datagram(now, datagram, self.keeper.leaves_mut());
-        self.drain(now, outlet)
-    }
-
-    fn handle_timeout(&mut self, now: Time, outlet: &mut Outlet) -> Result<(), MirrorError> {
-        if self.client.poll_timeout().is_some_and(|due| due <= now) {
-            self.client.handle_timeout(now, self.keeper.leaves_mut());
-        }
-        self.drain(now, outlet)
-    }
-
-    /// Sends what the client planned, and does what its events ask for.
-    fn drain(&mut self, now: Time, outlet: &mut Outlet) -> Result<(), MirrorError> {
-        loop {
-            while let Some(transmit) = self.client.poll_transmit() {
-                outlet.send(transmit, &NoLeaves);
-            }
-            match self.client.poll_event() {
-                None => return Ok(()),
-                Some(event) => self.handle_event(now, event)?,
-            }
-        }
-    }
-
-    fn handle_event(&mut self, now: Time, event: ClientEvent) -> Result<(), MirrorError> {
-        match event {
-            ClientEvent::Joined(joined) => self.joined(now, joined),
-            ClientEvent::Layout => self.layout_came(now)?,
-            ClientEvent::Refused(error) => {
-                self.observer.refused(&error);
-                return Err(self.keeper.refused(error));
-            }
-            ClientEvent::Rejoining => {
-                info!("{}: the session is over, joining again", self.keeper.server());
-                self.observer.rejoining();
-            }
-            ClientEvent::InSync => self.in_sync(),
-            ClientEvent::OutOfSync => self.observer.out_of_sync(),
-        }
-        Ok(())
-    }
-
-    fn joined(&mut self, now: Time, joined: Joined) {
-        self.was_joined = true;
-        info!("{}: joined, life {}", self.keeper.server(), joined.life);
-        self.observer.joined(&joined);
-        if !self.keeper.has_layout_of(&joined) {
-            // It is on its way.
-            return;
-        }
-        match self.attached {
-            Some(before) if before.layout_hash == joined.layout_hash => self.went_on(joined),
-            _ => self.attach(now, joined),
-        }
-    }
-
-    fn layout_came(&mut self, now: Time) -> Result<(), MirrorError> {
-        let Some(joined) = self.client.joined().copied() else { return Ok(()) };
-        self.keeper.take_layout(&joined, self.client.layout_blob())?;
-        self.attach(now, joined);
-        Ok(())
-    }
-
-    /// Gives the client the replica, at the start and when it has grown.
-    fn attach(&mut self, now: Time, joined: Joined) {
-        let held = match self.attached {
-            None => self.keeper.held(),
-            Some(before) => held_up_to(before.life, self.client.watermark()),
-        };
-        let Some(leaves) = self.keeper.leaves_mut() else { return };
-        leaves.set_upstream_life_start(joined.life_start);
-        self.client.attach(now, held, leaves);
-        self.attached = Some(joined);
-        self.observer.attached(leaves.tree());
-    }
-
-    /// The client goes on by itself with a replica of the same layout.
-    fn went_on(&mut self, joined: Joined) {
-        if let Some(leaves) = self.keeper.leaves_mut() {
-            leaves.set_upstream_life_start(joined.life_start);
-        }
-        self.attached = Some(joined);
-    }
-
-    fn in_sync(&mut self) {
-        self.tell_changes();
-        if let Some(leaves) = self.keeper.leaves() {
-            self.observer.in_sync(leaves.tree());
-        }
-        if self.until == MirrorUntil::InSync {
-            self.end.get_or_insert(MirrorEnd::InSync);
-        }
-    }
-
-    /// Tells the observer of leaves that were applied. Beside a relay they are those
-    /// that it has sent on.
-    fn tell_changes(&mut self) {
-        let Some(leaves) = self.keeper.leaves_mut().filter(|_| self.changes == Changes::Wanted)
-        else {
-            return;
-        };
-        self.taken.clear();
-        match self.how.noting {
-            Noting::On => leaves.take_noted(&mut self.taken),
-            Noting::Off => leaves.tree_mut().take_changes(&mut self.taken),
-        }
-        tell(self.observer, leaves, &self.taken, &mut self.end);
-    }
-
-    fn tell_progress(&mut self) {
-        let status = self.status();
-        let tree = self.keeper.leaves().map(TreeLeaves::tree);
-        self.observer.progress(&status, tree);
-    }
-
-    /// Writes down in the file how far the replica has got.
-    fn save(&mut self) {
-        let watermark = self.client.watermark();
-        let Some(leaves) = self.keeper.leaves_mut().filter(|_| self.attached.is_some()) else {
-            return;
-        };
-        let life = leaves.life();
-        leaves.follow(life, watermark);
-    }
-
-    fn status(&self) -> MirrorStatus {
-        let progress = self.client.progress();
-        MirrorStatus {
-            held_leaves: progress.held_leaves,
-            wanted_leaves: progress.wanted_leaves,
-            in_sync: self.client.is_in_sync(),
-            watermark: self.client.watermark(),
-        }
-    }
-
-    /// How far a relay may say that it is.
-    fn end_of_period(&self) -> PeriodEnd {
-        let in_sync = self.client.is_in_sync();
-        PeriodEnd {
-            watermark: self.client.watermark(),
-            source: if in_sync { SourceState::InSync } else { SourceState::Behind },
-        }
-    }
-}
-
-/// What this run has brought to the replica.
-fn held_up_to(life: Life, watermark: Revision) -> Held {
-    if watermark > Revision::ZERO { Held::UpTo { life, watermark } } else { Held::Partial }
-}
-
-fn tell(
-    observer: &mut dyn MirrorObserver,
-    leaves: &TreeLeaves,
-    taken: &[DataLocId],
-    end: &mut Option<MirrorEnd>,
-) {
-    for leaf in taken {
-        if end.is_some() {
-            return;
-        }
-        if let ControlFlow::Break(()) = observer.changed(leaves.tree(), *leaf) {
-            *end = Some(MirrorEnd::Observer);
-        }
-    }
 }

@@ -22,6 +22,7 @@ mod journal;
 mod keeper;
 mod metrics;
 mod mirror;
+mod mirror_core;
 mod observer;
 mod options;
 mod outlet;

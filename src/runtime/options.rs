@@ -219,6 +219,8 @@ pub struct ReporterOptions {
     pub connect_timeout: Duration,
     /// How long a report may wait for room in the window.
     pub report_timeout: Duration,
+    /// How it waits.
+    pub waiting: Waiting,
 }
 
 impl ReporterOptions {
@@ -229,6 +231,7 @@ impl ReporterOptions {
             layout: LayoutPull::default(),
             connect_timeout: Duration::from_secs(5),
             report_timeout: Duration::from_secs(5),
+            waiting: Waiting::default(),
         }
     }
 }

@@ -44,13 +44,13 @@ impl Identity {
 /// A relay, before and after there is something to serve.
 pub(super) struct Relay {
     live: Arc<ArcSwap<ReloadableConfig>>,
-    datagram_size: usize,
+    listen: Listen,
     stage: Stage,
 }
 
 enum Stage {
     /// The socket is bound.
-    Bound(Outlet, Option<OnReady>),
+    Bound(Box<Outlet>, Option<OnReady>),
     /// Clients are served.
     Serving(Box<ServingSide>, Source, Identity),
     /// Only between the two, and after a failure.
@@ -67,8 +67,8 @@ impl Relay {
             receive_buffer: options.receive_buffer,
         };
         let outlet = listen.bind(&options.live.load())?;
-        let stage = Stage::Bound(outlet, options.on_ready);
-        Ok(Relay { live: options.live, datagram_size: options.datagram_size, stage })
+        let stage = Stage::Bound(Box::new(outlet), options.on_ready);
+        Ok(Relay { live: options.live, listen, stage })
     }
 
     /// Begins to serve if that is still to come, and sends the clients to the door if
@@ -101,19 +101,35 @@ impl Relay {
         }
     }
 
-    /// Takes what came from clients, and ends a period if it is time.
-    pub(super) fn turn(&mut self, poller: &mut Poller, end: PeriodEnd, leaves: &mut TreeLeaves) {
+    /// Takes what came from clients, and ends a period if it is time. `asked` is when
+    /// the poll was asked last.
+    pub(super) fn turn(
+        &mut self,
+        poller: &mut Poller,
+        asked: Time,
+        end: PeriodEnd,
+        leaves: &mut TreeLeaves,
+    ) {
         if let Stage::Serving(side, source, _) = &mut self.stage {
-            side.turn(poller, *source, |_| end, leaves);
+            side.turn(poller, *source, asked, |_| end, leaves);
+        }
+    }
+
+    /// Ends a period if it is time, between two batches from upstream.
+    pub(super) fn tick(&mut self, end: PeriodEnd, leaves: &mut TreeLeaves) {
+        if let Stage::Serving(side, ..) = &mut self.stage {
+            side.tick(end, leaves);
         }
     }
 
     /// Takes over another configuration.
-    pub(super) fn reconfigure(&mut self, config: ReloadableConfig) {
+    pub(super) fn reconfigure(&mut self, config: ReloadableConfig) -> Result<(), LoopError> {
+        self.listen.admits(&config)?;
         self.live.store(Arc::new(config));
         if let Stage::Serving(side, ..) = &mut self.stage {
             side.reconfigure();
         }
+        Ok(())
     }
 
     /// Says goodbye to every client.
@@ -141,11 +157,11 @@ impl Relay {
             return Ok(());
         };
         // What came whole from upstream can be handed on whole.
-        self.datagram_size = self.datagram_size.max(upstream_datagram_size);
-        check_capacities(leaves.tree().layout(), self.datagram_size)?;
+        let size = self.listen.datagram_size.max(upstream_datagram_size);
+        check_capacities(leaves.tree().layout(), size)?;
         let (live, kind) = (Arc::clone(&self.live), (RELAY, Reports::Refuse));
-        let (size, start) = (self.datagram_size, (end, &mut *leaves));
-        let side = ServingSide::new(outlet, live, kind, size, clock, start)?;
+        let start = (end, &mut *leaves);
+        let side = ServingSide::new(*outlet, live, kind, size, clock, start)?;
         let source = side.register(poller)?;
         let address = side.address()?;
         self.stage = Stage::Serving(Box::new(side), source, Identity::of(leaves));

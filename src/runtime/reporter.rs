@@ -21,7 +21,6 @@ use crate::runtime::mirror::connected;
 use crate::runtime::options::LayoutPull;
 use crate::runtime::options::RECEIVE_BUFFER_DEFAULT;
 use crate::runtime::options::ReporterOptions;
-use crate::runtime::options::Waiting;
 use crate::runtime::outlet::NoLeaves;
 use crate::runtime::outlet::Outlet;
 use crate::runtime::outlet::OutletParts;
@@ -89,7 +88,7 @@ impl Reporter {
     ) -> Result<Reporter, ReporterError> {
         let mut reporter = Reporter::new(options, control)?;
         let ReporterOptions { server, connect_timeout, .. } = reporter.options;
-        match reporter.wait_until(connect_timeout, Reporter::is_connected)? {
+        match reporter.wait_until(connect_timeout, |reporter| reporter.is_connected())? {
             None => Ok(reporter),
             Some(waited) => Err(ReporterError::Unreachable { server, waited }),
         }
@@ -99,7 +98,7 @@ impl Reporter {
         let system = LoopError::system;
         let socket = connected(options.server, RECEIVE_BUFFER_DEFAULT)?;
         let random = OsRandom::new().map_err(system("draw random numbers"))?;
-        let mut poller = Poller::new(Waiting::Sleep, &control).map_err(system("make a poll"))?;
+        let mut poller = Poller::new(options.waiting, &control).map_err(system("make a poll"))?;
         let source = poller.add(&socket).map_err(system("watch the socket"))?;
         let layout = match options.layout {
             LayoutPull::Pull => LayoutWish::Pull,
@@ -163,8 +162,12 @@ impl Reporter {
     /// Something was not acknowledged in this time, the server refuses the device, or
     /// the control asked to end.
     pub fn flush(&mut self, timeout: Duration) -> Result<(), ReporterError> {
-        self.device.flush(self.clock.now());
-        match self.wait_until(timeout, |reporter| reporter.device.is_idle())? {
+        // What waits for room in the window is sent as soon as there is some.
+        let done = |reporter: &mut Reporter| {
+            reporter.device.flush(reporter.clock.now());
+            reporter.device.is_idle()
+        };
+        match self.wait_until(timeout, done)? {
             None => Ok(()),
             Some(waited) => Err(ReporterError::TimedOut { server: self.options.server, waited }),
         }
@@ -176,8 +179,15 @@ impl Reporter {
     /// # Errors
     /// The server refuses the device, or the control asked to end.
     pub fn poll(&mut self, wait: Duration) -> Result<(), ReporterError> {
-        self.device.flush(self.clock.now());
-        self.turn(wait)
+        let begun = self.clock.now();
+        loop {
+            self.device.flush(self.clock.now());
+            let waited = self.clock.now().since(begun);
+            let came = self.turn(wait.saturating_sub(waited))?;
+            if came > 0 || waited >= wait {
+                return Ok(());
+            }
+        }
     }
 
     /// Whether everything reported is acknowledged.
@@ -222,7 +232,7 @@ impl Reporter {
     fn wait_until(
         &mut self,
         timeout: Duration,
-        done: impl Fn(&Reporter) -> bool,
+        done: impl Fn(&mut Reporter) -> bool,
     ) -> Result<Option<Duration>, ReporterError> {
         let begun = self.clock.now();
         let deadline = begun.after(timeout);
@@ -240,33 +250,40 @@ impl Reporter {
         }
     }
 
-    /// Waits once, takes what came, and then looks at the clock.
-    fn turn(&mut self, wait: Duration) -> Result<(), ReporterError> {
+    /// Waits once, takes what came, and then looks at the clock. Gives the number of
+    /// datagrams that came.
+    fn turn(&mut self, wait: Duration) -> Result<usize, ReporterError> {
         if self.control.is_stopped() {
             return Err(ReporterError::Stopped);
         }
         self.drain()?;
         self.outlet.flush();
-        let due = self.device.poll_timeout().map_or(wait, |due| self.clock.until(due));
+        // As in the mirror: time is looked at as it was when the poll was asked.
+        let asked = self.clock.now();
+        let due = self.device.poll_timeout().map_or(wait, |due| due.since(asked));
         self.poller
             .wait(due.min(wait), &self.control)
             .map_err(LoopError::system("wait for datagrams"))?;
-        self.receive();
-        let now = self.clock.now();
-        if self.device.poll_timeout().is_some_and(|due| due <= now) {
-            self.device.handle_timeout(now);
+        let came = self.receive();
+        if self.device.poll_timeout().is_some_and(|due| due <= asked) {
+            self.device.handle_timeout(asked);
         }
         self.drain()?;
         self.outlet.flush();
-        Ok(())
+        Ok(came)
     }
 
-    fn receive(&mut self) {
-        // Answers to one window are few: what is left comes with the next turn.
+    fn receive(&mut self) -> usize {
+        let mut came = 0;
+        // Answers to one window are few, so this ends.
         while self.poller.is_ready(self.source) {
             match self.outlet.socket.receive(&mut self.batch) {
-                Ok(0) => return self.poller.drained(self.source),
-                Ok(_) => {
+                Ok(0) => {
+                    self.poller.drained(self.source);
+                    break;
+                }
+                Ok(count) => {
+                    came += count;
                     let now = self.clock.now();
                     for (from, datagram) in &self.batch {
                         trace_in(from, datagram);
@@ -277,6 +294,7 @@ impl Reporter {
                 Err(_) => self.device.handle_unreachable(self.clock.now()),
             }
         }
+        came
     }
 
     fn drain(&mut self) -> Result<(), ReporterError> {
@@ -296,6 +314,7 @@ impl Reporter {
             DeviceEvent::Joined(joined) => debug!("{server}: joined, life {}", joined.life),
             DeviceEvent::Layout => {
                 let layout = Layout::from_blob(self.device.layout_blob())
+                    .map_err(Box::new)
                     .map_err(|source| ReporterError::Layout { server, source })?;
                 self.layout = Some(layout);
             }

@@ -96,6 +96,7 @@ fn open(options: &ServeOptions) -> Result<Tree, ServeError> {
     let role = TreeRole::Server;
     let how = OpenOptions { role, damaged: options.damaged, unix_s: unix_s() };
     let (tree, recovery) = Tree::open(&options.tree, how)
+        .map_err(Box::new)
         .map_err(|source| ServeError::Open { path: options.tree.clone(), source })?;
     log_recovery(&options.tree, &recovery);
     Ok(tree)
@@ -212,9 +213,10 @@ impl Serving {
         while !control.is_stopped() {
             self.reload(control)?;
             let deadline = self.side.deadline().min(journal.deadline());
-            let timeout = self.clock.until(deadline);
+            let asked = self.clock.now();
+            let timeout = deadline.since(asked);
             poller.wait(timeout, control).map_err(LoopError::system("wait for datagrams"))?;
-            self.side.turn(poller, source, end_of_period, &mut self.tree);
+            self.side.turn(poller, source, asked, end_of_period, &mut self.tree);
             journal.keep(self.clock.now(), || self.counters());
         }
         Ok(())
@@ -229,8 +231,8 @@ impl Serving {
             }
             Some(Ok(config)) => config,
         };
-        if !self.listen.address.ip().is_loopback() && config.allowed.is_empty() {
-            warn!("the configuration stays as it is: it names no prefix that may come in");
+        if let Err(error) = self.listen.admits(&config) {
+            warn!("the configuration stays as it is: {error}");
             return Ok(());
         }
         let schema = config.schema.clone();

@@ -65,6 +65,10 @@ pub(super) const RELAY: Parts = Parts {
     outlet: OutletParts { socket: "relay_socket", ring: "relay_ring", arena: "relay_arena" },
 };
 
+/// A period of no length ends when the input is drained. Where it never is, one ends
+/// after this: a tenth of what people notice, and time for a thousand REPORTs.
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+
 /// Where and how a server listens.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listen {
@@ -77,10 +81,8 @@ pub(super) struct Listen {
 impl Listen {
     /// Binds a socket, if those who reach it are meant to.
     pub(super) fn bind(&self, config: &ReloadableConfig) -> Result<Outlet, LoopError> {
+        self.admits(config)?;
         let Listen { address, datagram_size: found, .. } = *self;
-        if !address.ip().is_loopback() && config.allowed.is_empty() {
-            return Err(LoopError::Exposed { address });
-        }
         let (min, max) = (DATAGRAM_SIZE_MIN, DATAGRAM_SIZE_MAX);
         if !(min..=max).contains(&found) {
             return Err(LoopError::DatagramRange { min, max, found });
@@ -93,6 +95,15 @@ impl Listen {
         let socket = UdpSocket::bind(address, &options)
             .map_err(|source| LoopError::Bind { address, source })?;
         Outlet::of_server(socket, self.ring_size).map_err(LoopError::system("map the event ring"))
+    }
+
+    /// Checks that those who reach the address are meant to.
+    pub(super) fn admits(&self, config: &ReloadableConfig) -> Result<(), LoopError> {
+        let address = self.address;
+        if !address.ip().is_loopback() && config.allowed.is_empty() {
+            return Err(LoopError::Exposed { address });
+        }
+        Ok(())
     }
 }
 
@@ -160,7 +171,7 @@ impl ServingSide {
             outlet,
             batch: RecvBatch::default(),
             live,
-            next_tick: clock.now().after(period),
+            next_tick: clock.now(),
             last_source: end.source,
             clock,
             parts,
@@ -190,10 +201,14 @@ impl ServingSide {
 
     /// Takes what came, ends a period if it is time, and looks at the clock. `end`
     /// says how far the tree is.
+    ///
+    /// Leases are looked at as they were when the poll was asked: what had come by
+    /// then has been read, however long the process was stopped since.
     pub(super) fn turn(
         &mut self,
         poller: &mut Poller,
         source: Source,
+        asked: Time,
         end: impl Fn(&TreeLeaves) -> PeriodEnd,
         tree: &mut TreeLeaves,
     ) {
@@ -206,20 +221,35 @@ impl ServingSide {
                 }
                 count => read += count,
             }
-            self.tick_on_time(end(tree), tree);
+            self.tick(end(tree), tree);
         }
-        self.tick_on_time(end(tree), tree);
+        self.tick(end(tree), tree);
         self.tick_on_change(end(tree), tree);
-        self.server.handle_timeout(self.clock.now());
+        self.server.handle_timeout(asked);
         self.drain(tree);
         self.outlet.flush();
+    }
+
+    /// Ends a period if it is time.
+    pub(super) fn tick(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
+        let now = self.clock.now();
+        if now < self.next_tick {
+            return;
+        }
+        let interval = self.period.max(INTERVAL_MIN);
+        // On a grid, so that periods do not drift; one that was missed is left out.
+        let next = self.next_tick.after(interval);
+        self.next_tick = if next > now { next } else { now.after(interval) };
+        if !self.period.is_zero() || self.has_news(end, tree) {
+            self.end_period(now, end, tree);
+        }
     }
 
     /// Takes over the configuration that is in force now.
     pub(super) fn reconfigure(&mut self) {
         let config = server_config(&self.live.load(), self.datagram_size, self.reports);
         self.period = config.period;
-        self.next_tick = self.clock.now().after(self.period);
+        self.next_tick = self.clock.now();
         self.server.set_config(config);
     }
 
@@ -263,22 +293,15 @@ impl ServingSide {
         count
     }
 
-    fn tick_on_time(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
-        let now = self.clock.now();
-        if self.period.is_zero() || now < self.next_tick {
-            return;
-        }
-        // On a grid, so that periods do not drift; one that was missed is left out.
-        let next = self.next_tick.after(self.period);
-        self.next_tick = if next > now { next } else { now.after(self.period) };
-        self.end_period(now, end, tree);
-    }
-
+    /// The input is drained: periods of no length end now.
     fn tick_on_change(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
-        let news = tree.has_changes() || end.source != self.last_source;
-        if self.period.is_zero() && news {
+        if self.period.is_zero() && self.has_news(end, tree) {
             self.end_period(self.clock.now(), end, tree);
         }
+    }
+
+    fn has_news(&self, end: PeriodEnd, tree: &TreeLeaves) -> bool {
+        tree.has_changes() || end.source != self.last_source
     }
 
     fn end_period(&mut self, now: Time, end: PeriodEnd, tree: &mut TreeLeaves) {

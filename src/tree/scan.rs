@@ -3,7 +3,8 @@
 //! A record is taken only if its seqlock was the same even number before and after
 //! its bytes were read, each by a pread of its own: two system calls are in order,
 //! the bytes of one are not. All leaves are read in blocks by the same rule, three
-//! preads a block; what is not whole in a block is read again alone. An odd seqlock
+//! preads a block while an owner may live, one where the state says that it closed the
+//! file; what is not whole in a block is read again alone. An odd seqlock
 //! is waited for a little; if it stays, a crash left it, and the undo slot may hold
 //! the leaf as it was.
 
@@ -150,6 +151,12 @@ impl TreeFile {
         patient
     }
 
+    /// Number of the state, if it says that no owner has the file open.
+    fn closed_state(&self) -> Result<Option<u64>, InspectError> {
+        let newest = self.state_slots()?.into_iter().flatten().max_by_key(|s| s.sequence.get());
+        Ok(newest.filter(|state| state.clean.get() == 1).map(|state| state.sequence.get()))
+    }
+
     fn seq(&self, spot: Spot) -> Result<u32, InspectError> {
         let mut bytes = [0; 4];
         self.read(&mut bytes, spot.offset, "read a record")?;
@@ -288,6 +295,18 @@ impl Block {
         self.stride = spot.stride;
         self.capacity = spot.capacity;
         self.offset = spot.offset;
+        let closed = file.closed_state()?;
+        if closed.is_some() {
+            file.read(&mut self.records, spot.offset, "read records")?;
+            seqs(&mut self.before, &self.records, spot.stride);
+            // An owner writes the state when it opens the file, before any record
+            // that was whole, so nobody wrote records in between.
+            if file.closed_state()? == closed {
+                self.after.clone_from(&self.before);
+                self.leaves = leaves;
+                return Ok(());
+            }
+        }
         file.read(&mut self.scratch, spot.offset, "read records")?;
         seqs(&mut self.before, &self.scratch, spot.stride);
         file.read(&mut self.records, spot.offset, "read records")?;

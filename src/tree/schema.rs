@@ -70,27 +70,18 @@ pub(super) fn read(
     if text.len() > SCHEMA_LEN_MAX {
         return Err(SchemaError::TooLong { found: text.len() });
     }
-    let mut reading = Reading { name: None, open: None, begun: 0, parents: 0, leaves: 0, take };
+    let mut reading =
+        Reading { name: None, open: None, line: 1, begun: 0, parents: 0, leaves: 0, take };
     let mut reader = SchemaReader::new(text);
     loop {
         let item = reader.next_item();
-        let syntax =
-            |message| SchemaError::Syntax { line: reader.line(), parent: reading.begun, message };
-        match item.map_err(syntax)? {
+        reading.line = reader.line();
+        match item.map_err(|message| reading.syntax(message))? {
             None => return reading.finish(),
             Some(Item::Parent) => reading.begin_parent()?,
-            Some(Item::Field) => {
-                let syntax = syntax("wanted a [[parent]] before its field".to_owned());
-                let parent = reading.open.as_mut().ok_or(syntax)?;
-                parent.fields.push(FieldDoc::default());
-            }
+            Some(Item::Field) => reading.begin_field()?,
             Some(Item::Entry(key, value)) => {
-                let set = reading.set(key, value);
-                set.map_err(|message| SchemaError::Syntax {
-                    line: reader.line(),
-                    parent: reading.begun,
-                    message,
-                })?;
+                reading.set(key, value).map_err(|message| reading.syntax(message))?;
             }
         }
     }
@@ -101,6 +92,8 @@ struct Reading<F> {
     name: Option<String>,
     /// The parent whose keys are being read.
     open: Option<ParentDoc>,
+    /// Line of the item that was read last.
+    line: usize,
     /// Parents that were begun.
     begun: usize,
     /// Parents that were handed on.
@@ -115,6 +108,24 @@ impl<F: FnMut(ParentSchema) -> Result<(), SchemaError>> Reading<F> {
         self.begun += 1;
         self.open = Some(ParentDoc::default());
         Ok(())
+    }
+
+    fn begin_field(&mut self) -> Result<(), SchemaError> {
+        // A field takes a byte or more. Checked here, before many more of them take
+        // memory.
+        let wanted = match &mut self.open {
+            None => "wanted a [[parent]] before its field, found none".to_owned(),
+            Some(parent) if parent.fields.len() < CAPACITY_MAX => {
+                parent.fields.push(FieldDoc::default());
+                return Ok(());
+            }
+            Some(_) => format!("wanted at most {CAPACITY_MAX} fields, found more"),
+        };
+        Err(self.syntax(wanted))
+    }
+
+    fn syntax(&self, message: String) -> SchemaError {
+        SchemaError::Syntax { line: self.line, parent: self.begun, message }
     }
 
     fn end_parent(&mut self) -> Result<(), SchemaError> {

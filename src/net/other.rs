@@ -1,0 +1,69 @@
+//! What the socket does through a Unix system other than Linux: one call a
+//! datagram, no offloads.
+
+use std::io;
+use std::net::UdpSocket;
+
+use socket2::SockRef;
+
+use crate::net::counters::Tally;
+use crate::net::options::Offload;
+use crate::net::options::SocketOptions;
+use crate::net::options::Support;
+use crate::net::segments::Message;
+use crate::net::transmit;
+use crate::net::transmit::Gso;
+
+pub(super) use crate::net::portable::ReceiveArrays;
+
+/// Nothing is kept between calls.
+#[derive(Debug, Default)]
+pub(super) struct SendArrays;
+
+/// Sends each datagram of the messages by a call of its own.
+pub(super) fn transmit<'m>(
+    socket: &UdpSocket,
+    _: &mut SendArrays,
+    messages: impl Iterator<Item = Message<'m>>,
+    _: &mut Gso,
+    tally: &mut Tally,
+) {
+    let send_one = |to, datagram: &[u8]| transmit::send_one(socket, to, datagram);
+    for message in messages {
+        transmit::send_split(&message, &send_one, tally);
+    }
+}
+
+/// Some systems refuse what they cannot give; what they have stays then.
+pub(super) fn set_buffers(socket: &UdpSocket, options: &SocketOptions) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    if options.receive_buffer > 0 {
+        let _ = socket.set_recv_buffer_size(options.receive_buffer);
+    }
+    if options.send_buffer > 0 {
+        let _ = socket.set_send_buffer_size(options.send_buffer);
+    }
+    Ok(())
+}
+
+/// Unconnected sockets are told of no destination's errors there anyway.
+pub(super) fn keep_errors_apart(_: &UdpSocket) {}
+
+pub(super) fn gso(_: &UdpSocket, wanted: Offload) -> Gso {
+    Gso::unused(unused(wanted))
+}
+
+pub(super) fn gro(_: &UdpSocket, wanted: Offload) -> Support {
+    unused(wanted)
+}
+
+pub(super) fn queue_drops(_: &UdpSocket) -> Support {
+    Support::Missing
+}
+
+fn unused(wanted: Offload) -> Support {
+    match wanted {
+        Offload::Detect => Support::Missing,
+        Offload::Off => Support::Disabled,
+    }
+}
