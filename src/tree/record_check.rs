@@ -25,6 +25,13 @@ pub struct LeafView<'a> {
     pub origin: Origin,
 }
 
+impl LeafView<'_> {
+    /// Whether the leaf is as a new tree has it: never written, no ChangeFlag.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty() && self.change_flag == 0 && self.revision == Revision::ZERO
+    }
+}
+
 /// Where a leaf was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

@@ -401,7 +401,7 @@ mod tests {
             parts in proptest::collection::vec(
                 prop::sample::select(vec![
                     "name", "leaves", " = ", "=", "\"", "'", "x", "\\", "\\n", "\\u0041", "1", "0",
-                    "_", "-", "+", "[", "]", ",", "\n", "\r\n", "\r", " ", "\t", "#", "é", ".",
+                    "_", "-", "+", "[", "]", ",", "\n", "\r\n", "\r", " ", "\t", "#", "\u{e9}", ".",
                     "[[parent]]", "[[parent.field]]", "\na = 1\n", "\nb = 'x'\n", "\u{1}",
                     "c = [\"x\", 'y']\n", "\n[[parent]]\n", "\n[[ parent . field ]]\n",
                 ]),
