@@ -57,7 +57,7 @@ pub(crate) struct DemoArgs {
     #[arg(long, env = "MAPLEAF_REPLICAS", value_name = "N", default_value = "3",
         value_parser = clap::value_parser!(u16).range(1..=64))]
     replicas: u16,
-    /// Share of the datagrams that are lost on each way, 0 to 0.9
+    /// Share of the datagrams that are lost on each way, 0 to 0.5
     #[arg(long, env = "MAPLEAF_LOSS", value_name = "SHARE", default_value = "0.05",
         value_parser = parse::loss)]
     loss: f64,
@@ -310,7 +310,7 @@ impl Outcome {
             "lost": self.passed.dropped,
             "repaired": self.replicas.repaired,
             "equal": self.different.is_empty(),
-            "seconds": self.seconds,
+            "seconds": (self.seconds * 1_000.0).round() / 1_000.0,
         })
     }
 

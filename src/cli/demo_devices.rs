@@ -43,7 +43,7 @@ const RATE_RANGE: Range<f64> = 100.0..20_000.0;
 const BURST: Duration = Duration::from_millis(10);
 
 /// Longest wait for an acknowledgement: the paths lose on purpose.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Words that a device says of itself.
 const STATES: [&str; 4] = ["ok", "busy", "warm", "failed"];

@@ -23,14 +23,12 @@ use mapleaf::runtime;
 use mapleaf::runtime::Board;
 use mapleaf::runtime::Control;
 use mapleaf::runtime::Counters;
-use mapleaf::runtime::MirrorError;
 use mapleaf::runtime::MirrorObserver;
 use mapleaf::runtime::MirrorOptions;
 use mapleaf::runtime::MirrorReport;
 use mapleaf::runtime::MirrorStatus;
 use mapleaf::runtime::OnReady;
 use mapleaf::runtime::RelayOptions;
-use mapleaf::runtime::ServeError;
 use mapleaf::runtime::ServeOptions;
 use mapleaf::runtime::ServeReport;
 use mapleaf::runtime::Stop;
@@ -55,7 +53,7 @@ pub(crate) struct ServerPart {
     file: PathBuf,
     address: SocketAddr,
     stop: Stop,
-    thread: JoinHandle<Result<ServeReport, ServeError>>,
+    thread: JoinHandle<anyhow::Result<ServeReport>>,
 }
 
 impl ServerPart {
@@ -69,7 +67,7 @@ impl ServerPart {
         options.on_ready = Some(on_ready);
         let thread = thread::Builder::new()
             .name("server".to_owned())
-            .spawn(move || runtime::serve(options, control))
+            .spawn(move || Ok(runtime::serve(options, control)?))
             .context("cannot start a thread")?;
         match ready.recv_timeout(READY_WATCHDOG) {
             Ok(address) => Ok(ServerPart { file: file.to_owned(), address, stop, thread }),
@@ -77,7 +75,7 @@ impl ServerPart {
             // The thread ended before it was ready.
             Err(RecvTimeoutError::Disconnected) => match joined(thread)? {
                 Ok(_) => bail!("ended before it was ready"),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(error),
             },
         }
     }
@@ -100,7 +98,7 @@ impl ServerPart {
     /// Ends it.
     pub(crate) fn end(self) -> anyhow::Result<ServeReport> {
         self.stop.stop();
-        Ok(joined(self.thread)??)
+        joined(self.thread)?
     }
 }
 
@@ -121,7 +119,7 @@ pub(crate) struct Replica {
     board: Arc<Board>,
     stop: Stop,
     relay: Option<Receiver<SocketAddr>>,
-    thread: JoinHandle<Result<MirrorReport, MirrorError>>,
+    thread: JoinHandle<anyhow::Result<MirrorReport>>,
 }
 
 impl Replica {
@@ -151,7 +149,7 @@ impl Replica {
         let mut noted = Noted(Arc::clone(&status));
         let thread = thread::Builder::new()
             .name("replica".to_owned())
-            .spawn(move || runtime::mirror(options, control, &mut noted))
+            .spawn(move || Ok(runtime::mirror(options, control, &mut noted)?))
             .context("cannot start a thread")?;
         Ok(Replica { file: file.to_owned(), proxy, status, board, stop, relay: address, thread })
     }

@@ -107,7 +107,6 @@ pub(crate) fn mirror(args: &MirrorArgs) -> anyhow::Result<Exit> {
     let mut words = Words::new(server);
     let report = runtime::mirror(options, control, &mut words)?;
     words.progress.clear();
-    tracing::info!(counters = %report.counters, "mirrored");
     end(args, server, &words, &report)
 }
 

@@ -54,6 +54,7 @@ struct Cli {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct Common {
     /// TOML file with settings, one table a command, keys named like its options
     #[arg(long, global = true, env = "MAPLEAF_CONFIG", value_name = "FILE")]
@@ -110,9 +111,17 @@ fn perform(args: &[OsString]) -> anyhow::Result<Exit> {
     dispatch(cli.command, args)
 }
 
+/// The table of commands and flags that help, completions and man pages are made
+/// from.
+fn table() -> clap::Command {
+    // Values of variables are the reader's own, and may be long.
+    let quiet = |command: clap::Command| command.mut_args(|arg| arg.hide_env_values(true));
+    quiet(Cli::command()).mut_subcommands(quiet)
+}
+
 /// Reads flags, variables and the settings file.
 fn parse(args: &[OsString]) -> anyhow::Result<Cli> {
-    let mut command = Cli::command();
+    let mut command = table();
     if let Some(path) = config::path_of(&command, args) {
         command = config::apply(command, &path)?;
     }
@@ -141,8 +150,8 @@ fn dispatch(command: Command, args: &[OsString]) -> anyhow::Result<Exit> {
         Command::Watch(args) => watch::watch(&args),
         Command::Agent(args) => agent::agent(&args),
         Command::Demo(args) => demo::demo(&args),
-        Command::Completions(args) => shell::completions(&args, Cli::command()),
-        Command::Man(args) => shell::man(&args, Cli::command()),
+        Command::Completions(args) => shell::completions(&args, table()),
+        Command::Man(args) => shell::man(&args, table()),
     }
 }
 
@@ -208,19 +217,19 @@ mod tests {
     use super::*;
 
     fn usage(args: &[&str]) -> String {
-        let error = Cli::command().try_get_matches_from(args).unwrap_err();
+        let error = table().try_get_matches_from(args).unwrap_err();
         assert!(error.use_stderr());
         usage_line(&error.render().to_string())
     }
 
     #[test]
     fn the_table_of_flags_is_sound() {
-        Cli::command().debug_assert();
+        table().debug_assert();
     }
 
     #[test]
     fn each_command_has_an_example_and_each_option_a_sentence() {
-        for command in Cli::command().get_subcommands() {
+        for command in table().get_subcommands() {
             let name = command.get_name();
             let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(example.contains(&format!("mapleaf {name}")), "{name} has no example");
@@ -232,7 +241,7 @@ mod tests {
 
     #[test]
     fn variables_are_named_like_their_options() {
-        let command = Cli::command();
+        let command = table();
         let all = command.get_subcommands().flat_map(ClapCommand::get_arguments);
         for arg in all.chain(command.get_arguments()) {
             let Some(variable) = arg.get_env() else { continue };

@@ -61,12 +61,12 @@ pub(crate) fn datagram_size(text: &str) -> Result<usize, String> {
         })
 }
 
-/// A share between 0 and 0.9.
+/// A share from 0 to one half.
 pub(crate) fn loss(text: &str) -> Result<f64, String> {
     text.parse()
         .ok()
-        .filter(|share| (0.0..=0.9).contains(share))
-        .ok_or_else(|| "wanted a share from 0 to 0.9".to_owned())
+        .filter(|share| (0.0..=0.5).contains(share))
+        .ok_or_else(|| "wanted a share from 0 to 0.5".to_owned())
 }
 
 /// A number with an optional fraction, times its unit; whole in the end.
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn shares_are_bounded() {
         assert_eq!(loss("0.05"), Ok(0.05));
-        for bad in ["-0.1", "1", "nan", "inf", "x", ""] {
+        for bad in ["-0.1", "0.6", "1", "nan", "inf", "x", ""] {
             assert!(loss(bad).is_err(), "{bad}");
         }
     }

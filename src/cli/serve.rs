@@ -75,7 +75,6 @@ where
         .and_then(Control::with_signals)
         .context("cannot prepare for signals")?
         .on_reload(move || again().map(|args| args.config()).map_err(|error| format!("{error:#}")));
-    let report = runtime::serve(args.options()?, control)?;
-    tracing::info!(address = %report.address, counters = %report.counters, "served");
+    runtime::serve(args.options()?, control)?;
     Ok(Exit::Done)
 }

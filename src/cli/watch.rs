@@ -76,8 +76,7 @@ pub(crate) fn watch(args: &WatchArgs) -> anyhow::Result<Exit> {
     options.connect_timeout = args.timeout;
     let style = if args.json { Style::Json } else { Style::Text(Paint::of_stdout()) };
     let mut printer = Printer::new(options.server, style, args.count);
-    let report = runtime::mirror(options, control, &mut printer)?;
-    tracing::info!(counters = %report.counters, "watched");
+    runtime::mirror(options, control, &mut printer)?;
     printer.trouble.map_or(Ok(Exit::Done), Err)
 }
 
