@@ -180,7 +180,6 @@ const RESPONSE: Fields = &[
     ("next_leaf", 4),
     ("index", 2),
     ("reserved", 2),
-    ("tag", 16),
     ("leaf checksum", 4),
     ("data_size", 4),
     ("data_loc_id", 4),
@@ -493,7 +492,6 @@ fn response() -> Vector {
         next_leaf: U32::new(10),
         index: U16::ZERO,
         reserved: U16::ZERO,
-        tag: [0; 16],
     };
     let flags = Flags::LAST | Flags::SOURCE_IN_SYNC;
     let header =

@@ -128,7 +128,7 @@ fn structs() -> Vec<Laid> {
         }),
         laid!(TickBody { session_id, tag, reserved }),
         laid!(RequestBody { first_leaf, leaf_count, request_id, credit, reserved }),
-        laid!(ResponseBody { request_id, first_leaf, next_leaf, index, reserved, tag }),
+        laid!(ResponseBody { request_id, first_leaf, next_leaf, index, reserved }),
         laid!(AckRefusal { sequence, data_loc_id, reason, reserved, detail, reserved_too }),
     ]
 }

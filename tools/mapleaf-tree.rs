@@ -432,7 +432,7 @@ fn dump_json(file: &TreeFile, out: &mut impl Write) -> anyhow::Result<u64> {
     let mut leaves = file.leaves();
     while let Some(scanned) = leaves.next_leaf()? {
         match scanned {
-            Scanned::Leaf(leaf) if leaf.revision == Revision::ZERO && leaf.data.is_empty() => {}
+            Scanned::Leaf(leaf) if leaf.is_empty() => {}
             Scanned::Leaf(leaf) => json_line(out, &LeafLine::new(file, &leaf)?)?,
             Scanned::Damaged { leaf, damage } => {
                 damaged += 1;

@@ -52,7 +52,7 @@ pub const DATAGRAM_SIZE_MIN: usize = 1_200;
 pub const DATAGRAM_HEADER_LEN: usize = 64;
 
 /// Size of the fields of a RESPONSE between header and leaves.
-pub const RESPONSE_BODY_LEN: usize = 32;
+pub const RESPONSE_BODY_LEN: usize = 16;
 
 /// Largest Data of a leaf: it must fit into one RESPONSE of the largest
 /// datagram, its length rounded up to `LEAF_ALIGN`.

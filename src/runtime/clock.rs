@@ -1,6 +1,7 @@
 //! Time, random numbers and the door's MAC, as the protocol wants them.
 
 use std::io;
+use std::time::Duration;
 use std::time::Instant;
 
 use siphasher::sip128::SipHasher24;
@@ -19,6 +20,49 @@ impl Clock {
 
     pub(super) fn now(&self) -> Time {
         Time::START.after(self.0.elapsed())
+    }
+}
+
+/// A loop looks at the clock and sends what waits after so many datagrams of a batch,
+/// which may hold thousands: some 50 us, a fraction of a round trip.
+pub(super) const STRIDE: usize = 32;
+
+/// A turn that takes longer than this beyond its wait may have been interrupted: the
+/// process was stopped, or the machine slept.
+const TURN_MAX: Duration = Duration::from_millis(20);
+
+/// One turn of a loop: when its poll was asked, and for how long.
+///
+/// A process that was stopped must not give a session up, its own or a client's, before
+/// it has read what came meanwhile. What had come when the poll was asked is read in
+/// this turn. So timers are looked at by the clock in an ordinary turn, and as of that
+/// moment in one that took strangely long; the next turn catches up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    asked: Time,
+    timeout: Duration,
+}
+
+impl Turn {
+    /// A turn that begins now and waits until `deadline` at the longest.
+    pub(super) fn begin(clock: Clock, deadline: Time) -> Turn {
+        let asked = clock.now();
+        Turn { asked, timeout: deadline.since(asked) }
+    }
+
+    /// How long its poll may wait.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The time by which timers are looked at.
+    pub(super) fn time_of_timers(&self, clock: Clock) -> Time {
+        self.timers_at(clock.now())
+    }
+
+    fn timers_at(&self, now: Time) -> Time {
+        let ordinary = now <= self.asked.after(self.timeout).after(TURN_MAX);
+        if ordinary { now } else { self.asked }
     }
 }
 
@@ -73,8 +117,6 @@ pub(super) fn cookie_mac(key: [u64; 2], message: &[u8]) -> [u64; 2] {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -100,11 +142,15 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_never_goes_back() {
+    fn a_turn_that_took_strangely_long_counts_as_of_its_beginning() {
+        let turn = Turn { asked: Time(5_000), timeout: Duration::from_millis(100) };
+        assert_eq!(turn.timers_at(Time(6_000)), Time(6_000));
+        assert_eq!(turn.timers_at(Time(125_000)), Time(125_000), "waited, and worked for 20 ms");
+        assert_eq!(turn.timers_at(Time(125_001)), Time(5_000));
         let clock = Clock::start();
-        let first = clock.now();
-        assert!(clock.now() >= first);
-        let later = clock.now().after(Duration::from_secs(60));
-        assert!(later.since(clock.now()) > Duration::from_secs(30));
+        let turn = Turn::begin(clock, clock.now().after(Duration::from_secs(60)));
+        assert!(turn.timeout() > Duration::from_secs(30));
+        assert!(turn.time_of_timers(clock) >= turn.asked);
+        assert_eq!(Turn::begin(clock, Time::START).timeout(), Duration::ZERO);
     }
 }

@@ -22,6 +22,8 @@ use crate::runtime::adapter::Following;
 use crate::runtime::adapter::Noting;
 use crate::runtime::clock::Clock;
 use crate::runtime::clock::OsRandom;
+use crate::runtime::clock::STRIDE;
+use crate::runtime::clock::Turn;
 use crate::runtime::control::Control;
 use crate::runtime::error::LoopError;
 use crate::runtime::error::MirrorError;
@@ -198,15 +200,12 @@ impl<'o> Mirror<'o> {
     fn turns(&mut self, control: &mut Control) -> Result<MirrorEnd, MirrorError> {
         loop {
             self.reload(control);
-            // What had come by now will have been read before anybody is given up,
-            // however long this process is stopped meanwhile.
-            let asked = self.clock.now();
-            let timeout = self.deadline().since(asked);
-            self.poller.wait(timeout, control).map_err(LoopError::system("wait for datagrams"))?;
+            let turn = Turn::begin(self.clock, self.deadline());
+            let waited = self.poller.wait(turn.timeout(), control);
+            waited.map_err(LoopError::system("wait for datagrams"))?;
             self.receive()?;
-            self.core.handle_timeout(asked, &mut self.outlet)?;
-            self.outlet.flush();
-            self.relay(Some(asked))?;
+            self.core.handle_timeout(turn.time_of_timers(self.clock), &mut self.outlet)?;
+            self.relay(Some(turn))?;
             self.core.tell_changes();
             self.keep();
             if let Some(end) = self.ended(control)? {
@@ -249,18 +248,20 @@ impl<'o> Mirror<'o> {
     }
 
     fn take_batch(&mut self) -> Result<(), MirrorError> {
-        let now = self.clock.now();
-        for (from, datagram) in &self.batch {
+        let mut now = self.clock.now();
+        for (index, (from, datagram)) in self.batch.iter().enumerate() {
+            if index % STRIDE == STRIDE - 1 {
+                now = self.clock.now();
+            }
             trace_in(from, datagram);
             self.core.handle_datagram(now, datagram, &mut self.outlet)?;
         }
-        self.outlet.flush();
         Ok(())
     }
 
     /// Lets the relay go on, if there is one and it has something to serve: by a whole
-    /// turn after the poll was asked, by no more than a tick between.
-    fn relay(&mut self, asked: Option<Time>) -> Result<(), MirrorError> {
+    /// turn after the poll, by no more than a tick between two batches.
+    fn relay(&mut self, turn: Option<Turn>) -> Result<(), MirrorError> {
         let Some(relay) = &mut self.relay else { return Ok(()) };
         let Some(datagram_size) = self.core.attached.map(|joined| joined.datagram_size) else {
             return Ok(());
@@ -268,8 +269,8 @@ impl<'o> Mirror<'o> {
         let end = self.core.end_of_period();
         if let Some(leaves) = self.core.keeper.leaves_mut() {
             relay.follow(&mut self.poller, self.clock, datagram_size, (end, &mut *leaves))?;
-            match asked {
-                Some(asked) => relay.turn(&mut self.poller, asked, end, leaves),
+            match turn {
+                Some(turn) => relay.turn(&mut self.poller, turn, end, leaves),
                 None => relay.tick(end, leaves),
             }
         }
@@ -335,7 +336,6 @@ impl<'o> Mirror<'o> {
         self.core.client.leave();
         // What happens to a session that is over interests nobody.
         let _ = self.core.drain(self.clock.now(), &mut self.outlet);
-        self.outlet.flush();
         let counters = counters(&self.core, &self.outlet, self.relay.as_ref());
         self.journal.end(&counters);
         let (tree_id, life) = match self.core.keeper.leaves() {

@@ -93,12 +93,14 @@ impl<'o> Core<'o> {
         self.drain(now, outlet)
     }
 
-    /// Sends what the client planned, and does what its events ask for.
+    /// Sends what the client planned, at once: a REQUEST that waited for the end of a
+    /// batch would leave the server idle. Does what its events ask for.
     pub(super) fn drain(&mut self, now: Time, outlet: &mut Outlet) -> Result<(), MirrorError> {
         loop {
             while let Some(transmit) = self.client.poll_transmit() {
                 outlet.send(transmit, &NoLeaves);
             }
+            outlet.flush();
             match self.client.poll_event() {
                 None => return Ok(()),
                 Some(event) => self.handle_event(now, event)?,

@@ -126,6 +126,9 @@ impl Outlet {
 
     /// Sends what was gathered.
     pub(super) fn flush(&mut self) {
+        if self.gathered.runs.is_empty() {
+            return;
+        }
         let Gathered { bytes, runs } = &self.gathered;
         let segments = |run: &Run| Segments::new(&bytes[run.bytes.clone()], run.segment);
         for run in runs.iter().filter(|run| run.to.is_none()) {

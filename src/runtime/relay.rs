@@ -14,6 +14,7 @@ use crate::layout::Life;
 use crate::layout::TreeId;
 use crate::runtime::adapter::TreeLeaves;
 use crate::runtime::clock::Clock;
+use crate::runtime::clock::Turn;
 use crate::runtime::error::LoopError;
 use crate::runtime::metrics::Counters;
 use crate::runtime::options::OnReady;
@@ -101,17 +102,16 @@ impl Relay {
         }
     }
 
-    /// Takes what came from clients, and ends a period if it is time. `asked` is when
-    /// the poll was asked last.
+    /// Takes what came from clients, and ends a period if it is time.
     pub(super) fn turn(
         &mut self,
         poller: &mut Poller,
-        asked: Time,
+        turn: Turn,
         end: PeriodEnd,
         leaves: &mut TreeLeaves,
     ) {
         if let Stage::Serving(side, source, _) = &mut self.stage {
-            side.turn(poller, *source, asked, |_| end, leaves);
+            side.turn(poller, *source, turn, |_| end, leaves);
         }
     }
 

@@ -13,6 +13,7 @@ use crate::layout::DataLocId;
 use crate::net::RecvBatch;
 use crate::runtime::clock::Clock;
 use crate::runtime::clock::OsRandom;
+use crate::runtime::clock::Turn;
 use crate::runtime::control::Control;
 use crate::runtime::error::LoopError;
 use crate::runtime::error::ReporterError;
@@ -137,10 +138,10 @@ impl Reporter {
     /// Data does not fit a datagram, or nothing was acknowledged in
     /// `report_timeout`. The leaf is not reported then.
     pub fn report(&mut self, leaf: DataLocId, data: &[u8]) -> Result<(), ReporterError> {
-        let begun = self.clock.now();
         let timeout = self.options.report_timeout;
+        let begun = self.clock.now();
+        let mut now = begun;
         loop {
-            let now = self.clock.now();
             match self.device.report(now, leaf, data) {
                 Ok(()) => return self.drain(),
                 Err(ReportError::TooLarge { expected: max, found }) => {
@@ -153,6 +154,7 @@ impl Reporter {
                 return Err(ReporterError::TimedOut { server: self.options.server, waited });
             }
             self.turn(timeout - waited)?;
+            now = self.clock.now();
         }
     }
 
@@ -258,15 +260,15 @@ impl Reporter {
         }
         self.drain()?;
         self.outlet.flush();
-        // As in the mirror: time is looked at as it was when the poll was asked.
-        let asked = self.clock.now();
-        let due = self.device.poll_timeout().map_or(wait, |due| due.since(asked));
-        self.poller
-            .wait(due.min(wait), &self.control)
-            .map_err(LoopError::system("wait for datagrams"))?;
+        let latest = self.clock.now().after(wait);
+        let deadline = self.device.poll_timeout().map_or(latest, |due| due.min(latest));
+        let turn = Turn::begin(self.clock, deadline);
+        let waited = self.poller.wait(turn.timeout(), &self.control);
+        waited.map_err(LoopError::system("wait for datagrams"))?;
         let came = self.receive();
-        if self.device.poll_timeout().is_some_and(|due| due <= asked) {
-            self.device.handle_timeout(asked);
+        let now = turn.time_of_timers(self.clock);
+        if self.device.poll_timeout().is_some_and(|due| due <= now) {
+            self.device.handle_timeout(now);
         }
         self.drain()?;
         self.outlet.flush();

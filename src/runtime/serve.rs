@@ -14,6 +14,7 @@ use tracing::warn;
 use crate::layout::TreeRole;
 use crate::runtime::adapter::TreeLeaves;
 use crate::runtime::clock::Clock;
+use crate::runtime::clock::Turn;
 use crate::runtime::control::Control;
 use crate::runtime::error::LoopError;
 use crate::runtime::error::ServeError;
@@ -213,10 +214,10 @@ impl Serving {
         while !control.is_stopped() {
             self.reload(control)?;
             let deadline = self.side.deadline().min(journal.deadline());
-            let asked = self.clock.now();
-            let timeout = deadline.since(asked);
-            poller.wait(timeout, control).map_err(LoopError::system("wait for datagrams"))?;
-            self.side.turn(poller, source, asked, end_of_period, &mut self.tree);
+            let turn = Turn::begin(self.clock, deadline);
+            let waited = poller.wait(turn.timeout(), control);
+            waited.map_err(LoopError::system("wait for datagrams"))?;
+            self.side.turn(poller, source, turn, end_of_period, &mut self.tree);
             journal.keep(self.clock.now(), || self.counters());
         }
         Ok(())

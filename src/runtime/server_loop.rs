@@ -25,6 +25,8 @@ use crate::net::UdpSocket;
 use crate::runtime::adapter::TreeLeaves;
 use crate::runtime::clock::Clock;
 use crate::runtime::clock::OsRandom;
+use crate::runtime::clock::STRIDE;
+use crate::runtime::clock::Turn;
 use crate::runtime::clock::cookie_mac;
 use crate::runtime::error::LoopError;
 use crate::runtime::metrics::Counters;
@@ -201,14 +203,11 @@ impl ServingSide {
 
     /// Takes what came, ends a period if it is time, and looks at the clock. `end`
     /// says how far the tree is.
-    ///
-    /// Leases are looked at as they were when the poll was asked: what had come by
-    /// then has been read, however long the process was stopped since.
     pub(super) fn turn(
         &mut self,
         poller: &mut Poller,
         source: Source,
-        asked: Time,
+        turn: Turn,
         end: impl Fn(&TreeLeaves) -> PeriodEnd,
         tree: &mut TreeLeaves,
     ) {
@@ -225,7 +224,7 @@ impl ServingSide {
         }
         self.tick(end(tree), tree);
         self.tick_on_change(end(tree), tree);
-        self.server.handle_timeout(asked);
+        self.server.handle_timeout(turn.time_of_timers(self.clock));
         self.drain(tree);
         self.outlet.flush();
     }
@@ -282,8 +281,12 @@ impl ServingSide {
         // An unconnected socket tells no errors of peers; what else fails (no memory)
         // is tried again when the next datagram comes.
         let count = self.outlet.socket.receive(&mut self.batch).unwrap_or(0);
-        let now = self.clock.now();
-        for (from, datagram) in &self.batch {
+        let mut now = self.clock.now();
+        for (index, (from, datagram)) in self.batch.iter().enumerate() {
+            if index % STRIDE == STRIDE - 1 {
+                now = self.clock.now();
+                self.outlet.flush();
+            }
             trace_in(from, datagram);
             self.server.handle_datagram(now, from, datagram, tree);
             send_all(&mut self.server, &mut self.outlet, tree);
@@ -365,12 +368,12 @@ mod tests {
     #[test]
     fn the_largest_capacity_decides_about_the_datagram_size() {
         let text = "[[parent]]\nname = \"small\"\nleaves = 2\ncapacity = 64\n\
-                    [[parent]]\nname = \"large\"\nleaves = 1\ncapacity = 1080\n";
+                    [[parent]]\nname = \"large\"\nleaves = 1\ncapacity = 1096\n";
         let layout = Layout::from_toml(text).unwrap();
-        assert!(check_capacities(&layout, 1_200).is_ok(), "96 + 24 + 1,080");
-        let layout = Layout::from_toml(&text.replace("1080", "1081")).unwrap();
+        assert!(check_capacities(&layout, 1_200).is_ok(), "80 + 24 + 1,096");
+        let layout = Layout::from_toml(&text.replace("1096", "1097")).unwrap();
         match check_capacities(&layout, 1_200) {
-            Err(LoopError::DatagramSize { parent, capacity: 1_081, needed: 1_208, .. }) => {
+            Err(LoopError::DatagramSize { parent, capacity: 1_097, needed: 1_208, .. }) => {
                 assert_eq!(parent, "/large");
             }
             other => panic!("{other:?}"),

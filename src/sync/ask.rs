@@ -34,6 +34,9 @@ pub(crate) struct Ask {
     pub(crate) range: Range<u32>,
     pub(crate) credit: u32,
     pub(crate) sent: Time,
+    /// Last EVENT that had come when it was sent: an answer cannot speak of an
+    /// earlier one.
+    pub(crate) event_num: u64,
     pub(crate) deadline: Time,
     /// Leaves that are older than ours are taken too: the server lost history.
     pub(crate) takes_older: bool,
@@ -49,6 +52,7 @@ impl Ask {
             range,
             credit,
             sent: now,
+            event_num: 0,
             deadline: now.after(wait),
             takes_older: false,
             seen: [0; ASK_CREDIT_MAX as usize / 64],

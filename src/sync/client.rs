@@ -392,10 +392,13 @@ impl Client {
             self.counters.dropped_foreign += 1;
             return;
         };
-        let channel = header.channel.get();
-        let is_ours = joined.tree_id.0 == header.tree_id.get()
-            && (channel == joined.session_id || channel == joined.view_id);
-        if !is_ours {
+        // Everybody in a view knows its id, but only the server and its client know
+        // the session's.
+        let channel = match datagram {
+            Datagram::Event(_) | Datagram::Tick(_) => joined.view_id,
+            _ => joined.session_id,
+        };
+        if joined.tree_id.0 != header.tree_id.get() || channel != header.channel.get() {
             self.counters.dropped_foreign += 1;
             return;
         }
@@ -467,6 +470,10 @@ impl Client {
             outbox: &mut self.outbox,
             counters: &mut self.counters,
         };
+        if follower.take_false_run() {
+            self.rejoin(now, Duration::ZERO);
+            return;
+        }
         follower.advance(&mut desk, tree);
         let is_in_sync = follower.is_in_sync();
         self.set_in_sync(is_in_sync);

@@ -75,6 +75,8 @@ counters! {
         reports,
         /// REPORT datagrams that had been applied before.
         reports_repeated,
+        /// REPORT datagrams that could not be written and are not acknowledged.
+        reports_failed,
         /// REPORT datagrams dropped because an earlier one is missing.
         reports_early,
         /// Leaves written by REPORTs.
@@ -131,6 +133,8 @@ counters! {
         responses,
         /// RESPONSE datagrams that nobody waits for any more.
         responses_late,
+        /// Sessions left because an EVENT had a number that the server never gave.
+        false_runs,
         /// Audits of every leaf by checksums that were begun.
         audits,
         /// Periods after which the digest showed a difference.

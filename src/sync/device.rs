@@ -2,6 +2,7 @@
 //! them the server has written.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use zerocopy::little_endian::U16;
@@ -39,6 +40,7 @@ use crate::wire::AckRefusal;
 use crate::wire::Datagram;
 use crate::wire::DatagramType;
 use crate::wire::Header;
+use crate::wire::LeafIter;
 use crate::wire::RefusalReason;
 use crate::wire::RequestBody;
 
@@ -132,6 +134,9 @@ impl core::error::Error for ReportError {}
 struct Batch {
     leaves: Vec<u8>,
     count: u16,
+    /// Reports that it stands for: more than its leaves where newer Data took the
+    /// place of older.
+    reports: u64,
 }
 
 /// A REPORT that is not acknowledged yet.
@@ -284,6 +289,7 @@ impl Device {
         }
         wire::push_leaf(&mut self.filling.leaves, leaf, data);
         self.filling.count += 1;
+        self.filling.reports += 1;
         self.counters.leaves_reported += 1;
         Ok(())
     }
@@ -369,14 +375,48 @@ impl Device {
             self.pull = Some(LayoutPull::new(&joined, now));
         }
         self.events.push_back(DeviceEvent::Joined(joined));
-        self.pending.retain(|pending| !pending.is_acknowledged);
-        for (sequence, pending) in (1..).zip(&mut self.pending) {
-            pending.sequence = sequence;
-        }
-        self.next_sequence = self.pending.len() as u64 + 1;
         self.round_trip = RoundTrip::default();
-        if !self.pending.is_empty() {
-            self.repeat(now, &joined);
+        self.next_sequence = 1;
+        self.report_again(now, &joined);
+    }
+
+    /// Reports the newest Data of each leaf that is not acknowledged. The last
+    /// session may have written some of it: an older value sent again would turn
+    /// the leaf back.
+    fn report_again(&mut self, now: Time, joined: &Joined) {
+        let pending = core::mem::take(&mut self.pending);
+        let batches = pending.into_iter().filter(|one| !one.is_acknowledged).map(|one| one.batch);
+        let filling = core::mem::take(&mut self.filling);
+        let batches: Vec<Batch> = batches.chain([filling]).collect();
+        let mut newest = BTreeMap::new();
+        let mut reports = 0;
+        for batch in &batches {
+            reports += batch.reports;
+            for leaf in LeafIter::new(&batch.leaves, batch.count).flatten() {
+                newest.insert(leaf.data_loc_id(), leaf.data);
+            }
+        }
+        // A REPORT stands for its leaves, the first one for what was replaced too.
+        let mut replaced = reports - newest.len() as u64;
+        let room = joined.datagram_size - DATAGRAM_HEADER_LEN;
+        for (leaf, data) in newest {
+            if leaf_wire_len(data.len()) > room {
+                // The new server's datagrams are smaller.
+                let detail = u32::try_from(room - leaf_wire_len(0)).unwrap_or(u32::MAX);
+                let reason = RefusalReason::TooLarge;
+                self.events.push_back(DeviceEvent::LeafRefused { leaf, reason, detail });
+                self.counters.leaves_refused += 1;
+                continue;
+            }
+            if self.filling.leaves.len() + leaf_wire_len(data.len()) > room {
+                self.send_filling(now, joined);
+            }
+            wire::push_leaf(&mut self.filling.leaves, leaf, data);
+            self.filling.count += 1;
+            self.filling.reports += 1 + core::mem::take(&mut replaced);
+        }
+        if self.filling.count > 0 {
+            self.send_filling(now, joined);
         }
     }
 
@@ -437,7 +477,7 @@ impl Device {
                 continue;
             }
             pending.is_acknowledged = true;
-            acknowledged += u64::from(pending.batch.count);
+            acknowledged += pending.batch.reports;
             if !pending.is_repeated {
                 self.round_trip.measured(now.since(pending.sent));
             }
@@ -462,6 +502,7 @@ impl Device {
             let Some(Pending { mut batch, .. }) = self.pending.pop_front() else { return };
             batch.leaves.clear();
             batch.count = 0;
+            batch.reports = 0;
             self.spare.push(batch);
         }
     }

@@ -56,6 +56,19 @@ const DATAGRAM_OVERHEAD: usize = 1_200;
 /// Id of REQUESTs that only renew the lease.
 const LEASE_REQUEST_ID: u32 = 0;
 
+/// Pause before differing digests are looked into a second time.
+const MISMATCH_PAUSE: Duration = Duration::from_secs(1);
+
+/// Which leaves are taken although the ones held have a higher revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Older {
+    Never,
+    /// Those that take the place of leaves made in another life than the server's.
+    OfOtherLives,
+    /// All: the server lost history.
+    Always,
+}
+
 /// How far a copy has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -100,6 +113,11 @@ pub(crate) struct Follower {
     comparable_from: u64,
     is_in_sync: bool,
     mismatches_in_row: u32,
+    /// Before this moment a difference of the digests is not looked into again.
+    compare_at: Time,
+    is_false_run: bool,
+    /// Last EVENT that had come when the lease was last renewed.
+    lease_event_num: u64,
     asks: Vec<Ask>,
     next_request_id: u32,
     repair_at: Time,
@@ -144,6 +162,9 @@ impl Follower {
             comparable_from: 0,
             is_in_sync: false,
             mismatches_in_row: 0,
+            compare_at: now,
+            is_false_run: false,
+            lease_event_num: 0,
             asks: Vec::with_capacity(ASKS_MAX),
             next_request_id: LEASE_REQUEST_ID + 1,
             repair_at: now,
@@ -172,6 +193,7 @@ impl Follower {
         self.closed = Known::Unknown;
         self.comparable_from = 0;
         self.is_in_sync = false;
+        self.lease_event_num = 0;
         self.asks.clear();
         self.repair_at = now;
         self.audit_from = None;
@@ -212,6 +234,12 @@ impl Follower {
 
     // What comes.
 
+    /// Whether an EVENT came whose number the server never gave: the run is false,
+    /// and so is what was taken for live. Asking clears it.
+    pub(crate) fn take_false_run(&mut self) -> bool {
+        core::mem::take(&mut self.is_false_run)
+    }
+
     /// Takes an EVENT (claims 8, 13 and 22).
     pub(crate) fn handle_event<T: ReplicaLeaves>(
         &mut self,
@@ -220,11 +248,12 @@ impl Follower {
         leaves: LeafIter<'_>,
         tree: &mut T,
     ) {
+        let older = if source_in_sync(header) { Older::OfOtherLives } else { Older::Never };
         let mut is_whole = true;
         for leaf in leaves {
             match leaf {
                 Ok(leaf) => {
-                    if self.apply(desk, &leaf, false, tree) {
+                    if self.apply(desk, &leaf, older, tree) {
                         desk.counters.leaves_changed += 1;
                     }
                 }
@@ -271,7 +300,7 @@ impl Follower {
     /// The EVENTs from `expected` up to the one before `next` did not come.
     fn lost_before(&mut self, desk: &mut Desk<'_>, next: u64) {
         desk.counters.gaps += 1;
-        desk.counters.events_lost += next - self.expected;
+        desk.counters.events_lost = desk.counters.events_lost.saturating_add(next - self.expected);
         let closed = self.closed;
         self.spans.map(|known| if known == Known::Live { closed } else { known });
         self.expected = next;
@@ -285,23 +314,36 @@ impl Follower {
     /// A period ended, and everything up to its end was seen.
     fn close<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, header: &Header, tree: &mut T) {
         desk.counters.periods += 1;
-        let source_in_sync = Flags(header.flags.get()).has(Flags::SOURCE_IN_SYNC);
-        self.closed = closed_at(header, source_in_sync);
+        self.closed = closed_at(header);
         if !self.spans.is_live() {
             return;
         }
         if self.selection.digest(tree).0 == header.digest.get() {
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
-            self.is_in_sync = source_in_sync;
+            self.is_in_sync = source_in_sync(header);
         } else if header.event_num.get() >= self.comparable_from {
             desk.counters.digest_mismatches += 1;
-            desk.counters.audits += 1;
-            self.mismatches_in_row = self.mismatches_in_row.saturating_add(1);
             self.is_in_sync = false;
-            self.spans.set_all(Known::Unknown);
-            self.asks.clear();
+            if desk.now >= self.compare_at {
+                self.compare_everything(desk);
+            }
         }
+    }
+
+    /// The digests differ: find out where. If a comparison by checksums did not
+    /// mend it, the next one comes after a pause that doubles, takes older leaves
+    /// too (the server lost history), and from the third on asks for everything
+    /// (two leaves may have the same checksum once in 2^32).
+    fn compare_everything(&mut self, desk: &mut Desk<'_>) {
+        desk.counters.audits += 1;
+        let in_row = self.mismatches_in_row;
+        let pause = MISMATCH_PAUSE.max(self.joined.heartbeat * 4);
+        self.compare_at = desk.now.after(pause * (1 << in_row.min(6)));
+        self.mismatches_in_row = in_row.saturating_add(1);
+        let known = if in_row < 2 { Known::Unknown } else { Known::Since(Revision::ZERO) };
+        self.spans.set_all(known);
+        self.asks.clear();
     }
 
     /// Takes a RESPONSE (claims 8 and 21).
@@ -313,16 +355,37 @@ impl Follower {
         leaves: LeafIter<'_>,
         tree: &mut T,
     ) {
-        if body.request_id.get() == LEASE_REQUEST_ID {
+        let event_num = header.event_num.get();
+        let position = self.asks.iter().position(|ask| ask.id == body.request_id.get());
+        let is_lease = body.request_id.get() == LEASE_REQUEST_ID;
+        let named = match position {
+            Some(index) => self.asks[index].event_num,
+            None if is_lease => self.lease_event_num,
+            None => 0,
+        };
+        if event_num < named {
+            // An answer cannot be older than its REQUEST: what was taken for the
+            // server's EVENTs was not.
+            desk.counters.false_runs += 1;
+            self.spans.set_all(Known::Unknown);
+            self.is_false_run = true;
             return;
         }
-        let position = self.asks.iter().position(|ask| ask.id == body.request_id.get());
+        if is_lease {
+            return;
+        }
         let takes_older = position.is_some_and(|index| self.asks[index].takes_older);
+        let older = match source_in_sync(header) {
+            // Not if it was overtaken by an EVENT: that is newer in any history.
+            true if takes_older && event_num + 1 == self.expected => Older::Always,
+            true => Older::OfOtherLives,
+            false => Older::Never,
+        };
         let mut is_whole = true;
         for leaf in leaves {
             match leaf {
                 Ok(leaf) => {
-                    if self.apply(desk, &leaf, takes_older, tree) {
+                    if self.apply(desk, &leaf, older, tree) {
                         desk.counters.leaves_repaired += 1;
                     }
                 }
@@ -361,7 +424,7 @@ impl Follower {
         let next = body.next_leaf.get().clamp(first, asked.end);
         let flags = Flags(header.flags.get());
         let is_live = event_num + 1 >= self.run_start;
-        let closed = closed_at(header, flags.has(Flags::SOURCE_IN_SYNC));
+        let closed = closed_at(header);
         self.spans.learn(first..next, if is_live { Known::Live } else { closed });
         if event_num + 1 == self.expected {
             self.closed = closed;
@@ -399,20 +462,21 @@ impl Follower {
         if is_current && self.selection.digest(tree).0 == header.digest.get() {
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
-            self.is_in_sync = Flags(header.flags.get()).has(Flags::SOURCE_IN_SYNC);
+            self.is_in_sync = source_in_sync(header);
         }
     }
 
     /// Applies a leaf unless the one held is as new or newer. Says whether it did.
     ///
-    /// A newer leaf is kept only if its revision was made in the server's life:
-    /// a server that was restored from a backup has to win, or the copy would
-    /// never be equal to it.
+    /// A newer leaf is kept if its revision was made in the server's life, and
+    /// wherever the sender itself is not in sync: a server that was restored from
+    /// a backup has to win, or the copy would never be equal to it; a relay that
+    /// is being repaired must not.
     fn apply<T: ReplicaLeaves>(
         &mut self,
         desk: &mut Desk<'_>,
         leaf: &Leaf<'_>,
-        takes_older: bool,
+        older: Older,
         tree: &mut T,
     ) -> bool {
         let id = leaf.data_loc_id();
@@ -426,7 +490,12 @@ impl Follower {
             desk.counters.leaves_repeated += 1;
             return false;
         }
-        if came < held && held > self.joined.life.base() && !takes_older {
+        let is_kept = match older {
+            Older::Never => true,
+            Older::OfOtherLives => held > self.joined.life.base(),
+            Older::Always => false,
+        };
+        if came < held && is_kept {
             desk.counters.leaves_older += 1;
             return false;
         }
@@ -465,19 +534,17 @@ impl Follower {
     }
 
     fn give_up_late_asks(&mut self, desk: &mut Desk<'_>) {
-        let mut index = 0;
-        while let Some(ask) = self.asks.get(index) {
-            if ask.deadline > desk.now {
-                index += 1;
-                continue;
-            }
-            if ask.is_unanswered() {
-                self.round_trip.back_off();
-            } else {
-                self.round_trip.answered();
-            }
-            desk.counters.requests_timed_out += 1;
-            self.asks.swap_remove(index);
+        let asked = self.asks.len();
+        let is_late = |ask: &Ask| ask.deadline <= desk.now;
+        let is_silent = self.asks.iter().filter(|ask| is_late(ask)).all(Ask::is_unanswered);
+        self.asks.retain(|ask| !is_late(ask));
+        let late = asked - self.asks.len();
+        desk.counters.requests_timed_out += late as u64;
+        match (late, is_silent) {
+            (0, _) => {}
+            // REQUESTs that went together wait together: one step back for all.
+            (_, true) => self.round_trip.back_off(),
+            (_, false) => self.round_trip.answered(),
         }
     }
 
@@ -537,7 +604,8 @@ impl Follower {
         let mut ask = Ask::new(id, range.clone(), credit, desk.now, self.round_trip.timeout());
         // A second audit in a row that found a difference: what the copy takes
         // for newer was never made, or was lost by the server.
-        ask.takes_older = method == Method::Checksums && self.mismatches_in_row > 1;
+        ask.takes_older = self.mismatches_in_row > 1;
+        ask.event_num = self.expected - 1;
         self.asks.push(ask);
         self.request(desk, id, range, credit, method, tree);
         desk.counters.requests += 1;
@@ -573,6 +641,9 @@ impl Follower {
             reserved: U16::ZERO,
         };
         desk.outbox.request(&header, &body, checksums);
+        if id == LEASE_REQUEST_ID {
+            self.lease_event_num = self.expected - 1;
+        }
         self.last_sent = desk.now;
     }
 
@@ -632,13 +703,18 @@ impl Follower {
 
 /// What a period's end makes known of everything that is live. A relay that does
 /// not know its own watermark says zero.
-fn closed_at(header: &Header, source_in_sync: bool) -> Known {
+fn closed_at(header: &Header) -> Known {
     let watermark = Revision(header.watermark.get());
-    if watermark == Revision::ZERO && !source_in_sync {
+    if watermark == Revision::ZERO && !source_in_sync(header) {
         Known::Unknown
     } else {
         Known::Since(watermark)
     }
+}
+
+/// Whether the sender is the origin, or a relay that is in sync with it.
+fn source_in_sync(header: &Header) -> bool {
+    Flags(header.flags.get()).has(Flags::SOURCE_IN_SYNC)
 }
 
 fn to_usize(range: &Range<u32>) -> Range<usize> {

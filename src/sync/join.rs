@@ -13,6 +13,7 @@ use crate::layout::Revision;
 use crate::layout::TreeId;
 use crate::layout::limits::DATAGRAM_SIZE_MAX;
 use crate::layout::limits::DATAGRAM_SIZE_MIN;
+use crate::layout::limits::LEAVES_MAX;
 use crate::sync::outbox::Destination;
 use crate::sync::outbox::Outbox;
 use crate::sync::time::RandomSource;
@@ -35,6 +36,10 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// A cookie older than this is not sent any more: the server takes it for 10 s.
 const COOKIE_SERVES: Duration = Duration::from_secs(8);
+
+/// An INIT is repeated this often before a new cookie is asked for: the server
+/// may have been restarted, and know the old one no more.
+const INIT_TRIES: u32 = 3;
 
 /// What a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +129,14 @@ pub enum JoinError {
         /// Hash of what came.
         found: LayoutHash,
     },
-    /// The server's settings make no sense.
-    Settings {
-        /// Datagram size in the WELCOME.
-        datagram_size: u32,
+    /// A setting of the server makes no sense.
+    Setting {
+        /// Its name.
+        name: &'static str,
+        /// Least and largest value that makes sense.
+        expected: (u64, u64),
+        /// Value in the WELCOME.
+        found: u64,
     },
     /// The path of the parent wanted is too long to ask for.
     FilterTooLong {
@@ -148,11 +157,9 @@ impl fmt::Display for JoinError {
             JoinError::Layout { expected, found } => {
                 write!(f, "wrong layout: expected hash {:08x}, found {:08x}", expected.0, found.0)
             }
-            JoinError::Settings { datagram_size } => write!(
-                f,
-                "expected a datagram size of {DATAGRAM_SIZE_MIN} to {DATAGRAM_SIZE_MAX} bytes, \
-                 the server has {datagram_size}"
-            ),
+            JoinError::Setting { name, expected: (least, most), found } => {
+                write!(f, "{name}: expected {least} to {most}, the server has {found}")
+            }
             JoinError::FilterTooLong { found } => {
                 write!(f, "path is too long: at most {INIT_FILTER_LEN_MAX} bytes, found {found}")
             }
@@ -200,7 +207,7 @@ pub(crate) struct Wants {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Hello,
-    Init { time_ms: u64, mac: [u64; 2], came: Time },
+    Init { time_ms: u64, mac: [u64; 2], came: Time, tries: u32 },
     Joined,
     Stopped,
 }
@@ -267,10 +274,11 @@ impl Joiner {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
         }
-        if let Step::Init { came, .. } = self.step
-            && now.since(came) > COOKIE_SERVES
-        {
-            self.step = Step::Hello;
+        if let Step::Init { came, tries, .. } = &mut self.step {
+            *tries += 1;
+            if *tries > INIT_TRIES || now.since(*came) > COOKIE_SERVES {
+                self.step = Step::Hello;
+            }
         }
         self.send(outbox);
         // Half of the wait is random: clients that lost one server do not come
@@ -334,6 +342,7 @@ impl Joiner {
                     time_ms: header.event_num.get(),
                     mac: [header.watermark.get(), header.digest.get()],
                     came: now,
+                    tries: 0,
                 };
                 self.send(outbox);
                 self.next_try = now.after(RETRY_FIRST);
@@ -382,11 +391,24 @@ impl Joiner {
         {
             return Err(JoinError::WrongTree { expected, found: joined.tree_id });
         }
-        if !(DATAGRAM_SIZE_MIN..=DATAGRAM_SIZE_MAX).contains(&joined.datagram_size) {
-            let datagram_size = u32::try_from(joined.datagram_size).unwrap_or(u32::MAX);
-            return Err(JoinError::Settings { datagram_size });
-        }
+        setting("datagram size", joined.datagram_size as u64, DATAGRAM_SIZES)?;
+        setting("number of leaves", u64::from(joined.leaf_count), (0, u64::from(LEAVES_MAX)))?;
+        setting("lease in milliseconds", joined.lease.as_millis() as u64, LEASES_MS)?;
+        setting("heartbeat in milliseconds", joined.heartbeat.as_millis() as u64, LEASES_MS)
+    }
+}
+
+const DATAGRAM_SIZES: (u64, u64) = (DATAGRAM_SIZE_MIN as u64, DATAGRAM_SIZE_MAX as u64);
+
+/// A lease or heartbeat shorter than this would keep a client busy with nothing
+/// else; one longer than a day is a mistake.
+const LEASES_MS: (u64, u64) = (10, 86_400_000);
+
+fn setting(name: &'static str, found: u64, expected: (u64, u64)) -> Result<(), JoinError> {
+    if (expected.0..=expected.1).contains(&found) {
         Ok(())
+    } else {
+        Err(JoinError::Setting { name, expected, found })
     }
 }
 

@@ -4,15 +4,6 @@ use crate::sync::budget::TokenBucket;
 use crate::sync::join::Role;
 use crate::sync::time::Time;
 
-/// How far the handshake got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// WELCOME was sent, nothing came back yet.
-    HalfOpen,
-    /// The client has shown that it knows its session id.
-    Open,
-}
-
 /// One client.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -21,7 +12,6 @@ pub(crate) struct Session {
     /// The client's nonce: a repeated INIT gets the same session.
     pub(crate) nonce: u64,
     pub(crate) role: Role,
-    pub(crate) stage: Stage,
     /// View whose EVENTs it gets; a device has none.
     pub(crate) view: Option<usize>,
     /// When it ends unless something comes.

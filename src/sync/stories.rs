@@ -2,17 +2,24 @@
 
 use core::time::Duration;
 
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U64;
+
 use crate::layout::DataLocId;
 use crate::layout::Revision;
 use crate::sync::ClientEvent;
 use crate::sync::DeviceEvent;
 use crate::sync::JoinError;
 use crate::sync::Leaves;
+use crate::sync::join::session_header;
 use crate::sync::testing::MemTree;
 use crate::sync::testing::Weather;
 use crate::sync::testing::World;
 use crate::sync::time::RandomSource;
+use crate::wire;
 use crate::wire::ByeReason;
+use crate::wire::DatagramType;
+use crate::wire::Header;
 use crate::wire::RefusalReason;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -372,4 +379,103 @@ fn leaves_whose_flag_an_earlier_run_left_set_reach_every_client() {
     world.restart_server(20);
     world.run_for(3 * SECOND);
     settle(&mut world);
+}
+
+#[test]
+fn a_forged_far_event_deafens_nobody() {
+    let mut world = World::new(18, MemTree::new(1_000, 64), 1);
+    settle(&mut world);
+    let joined = *world.copies[0].client.joined().unwrap();
+    for event_num in [1 << 40, u64::MAX - 1, u64::MAX] {
+        let header = Header {
+            event_num: U64::new(event_num),
+            channel: U64::new(joined.view_id),
+            ..session_header(&joined, DatagramType::Event)
+        };
+        let mut forged = Vec::new();
+        wire::encode(&mut forged, &header, &(), &[], 0);
+        world.forge(0, forged);
+        world.write(1, b"life goes on");
+        world.run_for(SECOND);
+    }
+    settle(&mut world);
+    let counters = world.copies[0].client.counters();
+    assert!(counters.false_runs > 0);
+    assert!(counters.requests < 100, "no storm: {}", counters.requests);
+}
+
+#[test]
+fn a_restart_never_turns_a_reported_leaf_back() {
+    let mut world = World::new(19, MemTree::new(50, 64), 0);
+    world.run_for(SECOND);
+    for value in [b"one", b"two"] {
+        let now = world.now;
+        world.device.report(now, DataLocId(3), value).unwrap();
+        world.device.flush(now);
+    }
+    // Both are written, and their acknowledgements are lost.
+    world.run_for(Duration::from_micros(1));
+    world.weather.loss = 1.0;
+    world.run_for(Duration::from_millis(50));
+    assert_eq!(world.tree.leaves[3].data, b"two");
+    world.weather.loss = 0.0;
+    world.restart_server(20);
+    let before = world.tree.newest_revision();
+    assert!(world.run_until(30 * SECOND, |world| world.device.is_idle()));
+    assert_eq!(world.tree.leaves[3].data, b"two");
+    let written = world.tree.newest_revision().0 - before.0.max(world.tree.life.base().0);
+    assert_eq!(written, 1, "only the newest value was sent again");
+    assert_eq!(world.acknowledged, 2);
+}
+
+#[test]
+fn a_client_of_another_version_is_told_in_its_own() {
+    let mut world = World::new(20, MemTree::new(50, 64), 0);
+    let header = Header {
+        datagram_type: DatagramType::Hello.code(),
+        version: 9,
+        channel: U64::new(77),
+        ..Header::default()
+    };
+    let mut hello = Vec::new();
+    wire::encode(&mut hello, &header, &(), &[], wire::DOOR_DATAGRAM_LEN);
+    let answers = world.knock(50, &hello);
+    let [answer] = answers.as_slice() else { panic!("one answer, found {}", answers.len()) };
+    assert!(answer.len() * 5 <= hello.len(), "no amplifier");
+    let header = Header::read_from_prefix(answer).unwrap().0;
+    assert_eq!((header.version, header.channel.get()), (9, 77));
+    assert_eq!(header.flags.get(), ByeReason::Version.code());
+    assert_eq!(header.detail.get(), u32::from(wire::PROTOCOL_VERSION));
+}
+
+#[test]
+fn an_unproven_address_gets_less_than_it_sent_and_no_session() {
+    let mut world = World::new(21, MemTree::new(50, 64), 0);
+    let sessions = world.server.session_count();
+    for datagram_type in DatagramType::ALL {
+        let header = Header {
+            datagram_type: datagram_type.code(),
+            version: wire::PROTOCOL_VERSION,
+            channel: U64::new(77),
+            ..Header::default()
+        };
+        let mut bytes = Vec::new();
+        wire::encode(&mut bytes, &header, &[0_u8; 600], &[], wire::DOOR_DATAGRAM_LEN);
+        let answers = world.knock(60, &bytes);
+        let sent: usize = answers.iter().map(Vec::len).sum();
+        assert!(sent * 5 <= bytes.len(), "{datagram_type:?} was answered with {sent} bytes");
+    }
+    assert_eq!(world.server.session_count(), sessions);
+}
+
+#[test]
+fn an_old_init_that_comes_again_does_not_end_the_session() {
+    let mut world = World::new(22, MemTree::new(50, 64), 1);
+    world.weather.duplication = 1.0;
+    world.weather.jitter_us = 400_000;
+    assert!(world.run_until(30 * SECOND, |world| world.is_equal(0)));
+    world.weather = Weather::default();
+    world.run_for(9 * SECOND);
+    settle(&mut world);
+    assert_eq!(world.server.session_count(), 2);
 }

@@ -409,6 +409,23 @@ impl World {
         self.server = Server::new(self.config.clone(), random, self.now, end, &mut self.tree);
     }
 
+    /// Hands a client bytes as if the server had sent them.
+    pub(crate) fn forge(&mut self, index: usize, bytes: Vec<u8>) {
+        self.copies[index].waiting.push(bytes);
+        self.run_client(index);
+    }
+
+    /// Hands the server bytes from a port, and gives what it answers.
+    pub(crate) fn knock(&mut self, port: u16, bytes: &[u8]) -> Vec<Vec<u8>> {
+        self.server.handle_datagram(self.now, at_port(port), bytes, &mut self.tree);
+        let mut answers = Vec::new();
+        while let Some(transmit) = self.server.poll_transmit() {
+            let Transmit::Datagram { bytes, .. } = transmit else { continue };
+            answers.push(bytes.to_vec());
+        }
+        answers
+    }
+
     pub(crate) fn write(&mut self, leaf: u32, data: &[u8]) {
         self.tree.write(DataLocId(leaf), data).unwrap();
     }

@@ -92,6 +92,9 @@ pub(crate) struct View {
     pub(crate) digest: Option<Digest>,
     /// When its clients were last sent something.
     pub(crate) last_close: Time,
+    /// Sessions that hold on to it, half-open ones included.
+    pub(crate) members: usize,
+    /// The clients of the open ones: who gets its EVENTs.
     pub(crate) addresses: Vec<SocketAddr>,
 }
 

@@ -119,6 +119,8 @@ impl std::error::Error for BlobError {}
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::tree::plan::tests::site;
 
@@ -134,6 +136,22 @@ mod tests {
             let mut changed = blob.clone();
             changed[place] ^= 1;
             assert!(Layout::from_blob(&changed).is_err(), "changed at {place}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn changed_blobs_are_an_error_or_a_layout(
+            changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let mut blob = site().to_blob();
+            for (place, byte) in changes {
+                let place = place.index(blob.len());
+                blob[place] = byte;
+            }
+            if let Ok(layout) = Layout::from_blob(&blob) {
+                prop_assert_eq!(layout.to_blob(), blob);
+            }
         }
     }
 }

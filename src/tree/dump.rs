@@ -27,7 +27,6 @@ use std::io::Write;
 
 use crate::layout::DataLocId;
 use crate::layout::ParentId;
-use crate::layout::Revision;
 use crate::layout::TreeRole;
 use crate::tree::field::printable;
 use crate::tree::inspect::InspectError;
@@ -112,7 +111,7 @@ pub fn write_dump(file: &TreeFile, out: &mut impl Write) -> Result<DumpSummary, 
     let mut leaves = file.leaves();
     while let Some(scanned) = leaves.next_leaf()? {
         match scanned {
-            Scanned::Leaf(leaf) if is_empty(&leaf) => {}
+            Scanned::Leaf(leaf) if leaf.is_empty() => {}
             Scanned::Leaf(leaf) => {
                 summary.leaves += 1;
                 write_leaf(out, &leaf)?;
@@ -156,10 +155,6 @@ pub fn role_name(role: TreeRole) -> &'static str {
         TreeRole::Server => "server",
         TreeRole::Replica => "replica",
     }
-}
-
-fn is_empty(leaf: &LeafView<'_>) -> bool {
-    leaf.data.is_empty() && leaf.change_flag == 0 && leaf.revision == Revision::ZERO
 }
 
 fn write_leaf(out: &mut impl Write, leaf: &LeafView<'_>) -> io::Result<()> {

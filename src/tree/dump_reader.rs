@@ -11,7 +11,6 @@ use crate::layout::Life;
 use crate::layout::Revision;
 use crate::layout::TreeId;
 use crate::layout::TreeRole;
-use crate::layout::limits::CAPACITY_MAX;
 use crate::layout::limits::SCHEMA_LEN_MAX;
 use crate::tree::dump::DumpError;
 use crate::tree::dump::FIRST_LINE;
@@ -24,11 +23,12 @@ use crate::tree::record::leaf_head;
 use crate::tree::record_check::Origin;
 use crate::tree::scan::LeafState;
 
-/// Longest line: Data in hex, or a schema of one line with every byte escaped
-/// (`\u{202e}` stands for three), and what is around it.
-const LINE_LEN_MAX: usize =
-    if 2 * CAPACITY_MAX > 8 * SCHEMA_LEN_MAX { 2 * CAPACITY_MAX } else { 8 * SCHEMA_LEN_MAX }
-        + 4096;
+/// Longest line but for schema text and Data: a path of 16 names of 32 bytes and one
+/// of 64, each byte escaped to as many as 6, and words.
+const LINE_LEN: usize = 8 << 10;
+
+/// Most bytes that a byte of text becomes when it is escaped: `\u{1f}`.
+const ESCAPED_LEN_MAX: usize = 6;
 
 /// What a dump says of its tree before the leaves.
 #[derive(Clone, Debug)]
@@ -65,8 +65,9 @@ impl<R: BufRead> DumpReader<R> {
     ///
     /// What the input refuses, text that is not a dump, or its schema.
     pub fn new(input: R) -> Result<DumpReader<R>, DumpError> {
-        let mut input = Lines { input, text: String::new(), number: 0 };
+        let mut input = Lines { input, text: String::new(), number: 0, len_max: LINE_LEN };
         let head = read_head(&mut input)?;
+        input.len_max = 2 * head.layout.capacity_max() as usize + LINE_LEN;
         Ok(DumpReader { input, head, next: 0, leaves: 0, ended: false })
     }
 
@@ -193,6 +194,7 @@ fn read_head<R: BufRead>(input: &mut Lines<R>) -> Result<DumpHead, DumpError> {
 
 fn read_schema<R: BufRead>(input: &mut Lines<R>, len: usize) -> Result<Layout, DumpError> {
     let mut text = String::new();
+    input.len_max = ESCAPED_LEN_MAX * len + LINE_LEN;
     // The last line may have had no end.
     while text.len() < len {
         if !input.advance()? {
@@ -242,6 +244,7 @@ struct Lines<R> {
     input: R,
     text: String,
     number: u64,
+    len_max: usize,
 }
 
 impl<R: BufRead> Lines<R> {
@@ -250,10 +253,10 @@ impl<R: BufRead> Lines<R> {
         self.text.clear();
         self.number += 1;
         // One byte more than is allowed, so that too long a line is seen.
-        let most = LINE_LEN_MAX as u64 + 1;
+        let most = self.len_max as u64 + 1;
         let len = (&mut self.input).take(most).read_line(&mut self.text)?;
-        if len > LINE_LEN_MAX {
-            return Err(self.wanted(&format!("a line of at most {LINE_LEN_MAX} bytes")));
+        if len > self.len_max {
+            return Err(self.wanted(&format!("a line of at most {} bytes", self.len_max)));
         }
         let line = self.text.trim_end_matches('\n').trim_end_matches('\r').len();
         self.text.truncate(line);
@@ -272,6 +275,8 @@ impl<R: BufRead> Lines<R> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const DUMP: &str = "# mapleaf dump 1\ntree_id 00000000000000ff\nlife 7\nschema_len 47\n\
@@ -330,5 +335,24 @@ mod tests {
         }
         assert_eq!(unescape("\\"), None);
         assert_eq!(unescape("\\u{110000}"), None);
+    }
+
+    #[test]
+    fn lines_are_no_longer_than_what_they_may_hold() {
+        let long = DUMP.replacen("# note", &format!("# {}", "x".repeat(9 << 10)), 1);
+        let error = read(&long).unwrap_err().to_string();
+        assert!(error.contains("line 9: wanted a line of at most 8224 bytes"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn changed_dumps_are_an_error_or_an_answer(
+            place in 0..DUMP.len(),
+            with in "\\PC{0,3}",
+            cut in 0..4_usize,
+        ) {
+            let end = (place + cut).min(DUMP.len());
+            let _ = read(&[&DUMP[..place], &with, &DUMP[end..]].concat());
+        }
     }
 }

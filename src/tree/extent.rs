@@ -85,10 +85,30 @@ impl Extents {
             .flat_map(|row| (row.first..row.end).map(|leaf| row.record(DataLocId(leaf))))
     }
 
+    /// Every record in runs of one stride, at most `len_max` bytes each (one record
+    /// at least): the first record of a run and the number of records.
+    pub(crate) fn runs(&self, len_max: usize) -> impl Iterator<Item = (Record, usize)> + '_ {
+        self.rows.iter().flat_map(move |row| {
+            let most = (len_max / row.stride as usize).max(1);
+            let starts = (row.first..row.end).step_by(most);
+            starts
+                .map(move |leaf| (row.record(DataLocId(leaf)), most.min((row.end - leaf) as usize)))
+        })
+    }
+
     /// Bytes of memory that this takes.
     #[cfg(test)]
     pub(crate) fn memory(&self) -> usize {
         size_of_val(&*self.rows) + size_of_val(&*self.row_of_block)
+    }
+}
+
+impl Record {
+    /// The record that lies `count` behind this one in its run.
+    pub(crate) fn behind(&self, count: usize) -> Record {
+        // A run has no more records than there are leaves.
+        let leaf = DataLocId(self.leaf.0 + count as u32);
+        Record { leaf, offset: self.offset + count * self.stride, ..*self }
     }
 }
 
@@ -137,6 +157,11 @@ mod tests {
                 assert_eq!((record.capacity, record.stride), (100, 192));
             }
             assert!(extents.all().map(|record| record.leaf.0).eq(0..leaves));
+            for len_max in [1, 192, 1000, 1 << 20] {
+                let runs = extents.runs(len_max);
+                let each = runs.flat_map(|(first, count)| (0..count).map(move |i| first.behind(i)));
+                assert!(each.eq(extents.all()), "runs of {len_max} bytes");
+            }
             assert_eq!(extents.record(DataLocId(leaves)), None);
             assert_eq!(extents.record(DataLocId::NONE), None);
         }

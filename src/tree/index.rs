@@ -51,13 +51,19 @@ impl Index {
     /// Replaces what is known of a leaf.
     #[inline]
     pub(crate) fn replace(&mut self, record: &Record, head: &LeafHead) {
-        let leaf = record.leaf;
-        let old = Digest::of_leaf(leaf, self.revision(leaf), self.checksums[leaf.index()]);
+        let old = self.digest_of_leaf(record.leaf);
         self.put(record, head, old);
     }
 
+    /// What a leaf adds to the digests.
     #[inline]
-    fn put(&mut self, record: &Record, head: &LeafHead, old: Digest) {
+    pub(crate) fn digest_of_leaf(&self, leaf: DataLocId) -> Digest {
+        Digest::of_leaf(leaf, self.revision(leaf), self.checksums[leaf.index()])
+    }
+
+    /// Enters a leaf whose part of the digests is `old` so far.
+    #[inline]
+    pub(crate) fn put(&mut self, record: &Record, head: &LeafHead, old: Digest) {
         let (leaf, revision) = (record.leaf, Revision(head.revision.get()));
         let new = Digest::of_leaf(leaf, revision, head.checksum.get());
         self.digest = self.digest.replace(old, new);

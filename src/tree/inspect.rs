@@ -33,7 +33,7 @@ use crate::tree::plan::STATE_OFFSET;
 use crate::tree::plan::UNDO_OFFSET;
 use crate::tree::plan::header_checksum;
 use crate::tree::plan::state_checksum;
-use crate::tree::record_check::first_nonzero;
+use crate::tree::schema;
 use crate::tree::schema_error::SchemaError;
 
 /// Why a file is not inspected.
@@ -441,7 +441,7 @@ impl TreeFile {
         let len = usize::try_from(end.saturating_sub(start)).unwrap_or(PAGE_SIZE);
         let gap = page.get_mut(..len.min(PAGE_SIZE)).unwrap_or_default();
         self.read(gap, start, "read between the sections")?;
-        let place = first_nonzero(gap);
+        let place = gap.iter().position(|byte| *byte != 0);
         Ok(place.map(|place| Fault::Gap { behind, offset: start + place as u64 }))
     }
 
@@ -455,6 +455,9 @@ impl TreeFile {
     }
 }
 
+/// Length of a row of the parents table.
+const ROW_LEN: u64 = size_of::<Parent>() as u64;
+
 fn read_layout(file: &File, header: &VerifiedHeader) -> Result<Layout, InspectError> {
     let header = header.header();
     // At most SCHEMA_LEN_MAX and within the file: verified.
@@ -463,6 +466,14 @@ fn read_layout(file: &File, header: &VerifiedHeader) -> Result<Layout, InspectEr
         .map_err(InspectError::io("read the schema"))?;
     let text = String::from_utf8(text)
         .map_err(|error| InspectError::SchemaText { offset: error.utf8_error().valid_up_to() })?;
+    // A parent takes more memory than its text does. First see that the file has
+    // a row for each, so that memory follows the length of the file.
+    let parents = schema::count_parents(&text).map_err(InspectError::Schema)?;
+    agree("parent_count", parents, header.parent_count)?;
+    let rows = header.file_len.get().saturating_sub(header.schema_len.get()) / ROW_LEN;
+    if parents > rows {
+        return Err(InspectError::Header { field: "parent_count", wanted: rows, found: parents });
+    }
     Layout::from_text(text).map_err(InspectError::Schema)
 }
 

@@ -271,6 +271,32 @@ pub(crate) fn reserve(file: &File, len: u64) -> io::Result<()> {
     }
 }
 
+/// Bytes that the kernel is asked for at once. It cuts a larger request down to
+/// its window of reading ahead, without a word.
+const WILL_NEED_LEN: usize = 2 << 20;
+
+/// Brings a file into the page cache, by large requests and into small folios.
+///
+/// Of 244 MiB of a cold ext4 file here, one mapped page after the other took 168 s
+/// and this takes 0.2 s. Plain reading is as fast, but reads ahead into large
+/// folios: 500 stores then wrote 85 MiB and more back, and after this 2 MiB.
+pub(crate) fn bring_in(file: &File, len: usize) {
+    advise_on(file, 0, 0, libc::POSIX_FADV_RANDOM);
+    for offset in (0..len).step_by(WILL_NEED_LEN) {
+        advise_on(file, offset, WILL_NEED_LEN.min(len - offset), libc::POSIX_FADV_WILLNEED);
+    }
+}
+
+/// Advice is free to be ignored: a failure is no error.
+fn advise_on(file: &File, offset: usize, len: usize, advice: libc::c_int) {
+    // Offsets and lengths of a file that is to be mapped are positive as signed
+    // numbers too.
+    let (offset, len) = (offset as libc::off_t, len as libc::off_t);
+    // SAFETY: the descriptor is open as long as `file` is borrowed; the call
+    // takes no pointers.
+    let _ = unsafe { libc::posix_fadvise(file.as_raw_fd(), offset, len, advice) };
+}
+
 /// A file without a name that lives in memory.
 pub(crate) fn memory_file() -> io::Result<File> {
     // SAFETY: the name is a string with a zero at its end that lives for ever.

@@ -41,6 +41,11 @@ pub(crate) struct Generation {
 /// It can move to another thread, but one thread at a time uses it; others read
 /// through [`Tree::reader`]. The file is locked as long as this lives. Dropping it
 /// is like a crash, which the file survives; [`Tree::close`] ends in good order.
+///
+/// ```compile_fail,E0277
+/// fn shared<T: Sync>() {}
+/// shared::<mapleaf::tree::Tree>();
+/// ```
 #[derive(Debug)]
 pub struct Tree {
     pub(crate) file: LockedFile,
@@ -270,3 +275,10 @@ impl Tree {
 pub(crate) fn map_len(layout: &Layout) -> io::Result<usize> {
     usize::try_from(layout.file_len()).map_err(|_| io::ErrorKind::FileTooLarge.into())
 }
+
+const fn is_send<T: Send>() {}
+const fn is_shared<T: Send + Sync + Clone>() {}
+const _: () = {
+    is_send::<Tree>();
+    is_shared::<TreeReader>();
+};

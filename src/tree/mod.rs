@@ -4,7 +4,8 @@
 //! it, writes leaves, keeps checksums, revisions, digests and the set of changed
 //! leaves in memory, and hands leaves out as they travel. A leaf that was
 //! written survives the death of the process whole. [`TreeReader`] reads from
-//! other threads at the same time. [`Layout`] says where everything lies; it
+//! other threads at the same time. [`TreeFile`] looks at a file without owning or
+//! mapping it. [`Layout`] says where everything lies; it
 //! follows from the schema text alone. docs/FORMAT.md is the specification of
 //! the file.
 //!

@@ -24,6 +24,7 @@ use crate::tree::lock::LockedFile;
 use crate::tree::lock::lock_named;
 use crate::tree::map::Owner;
 use crate::tree::map::Prefault;
+use crate::tree::map::bring_in;
 use crate::tree::map::reserve;
 use crate::tree::mapped::Parts;
 use crate::tree::mapped::Tree;
@@ -248,15 +249,17 @@ impl Verified {
         })
     }
 
-    /// Maps the file and reads every record.
+    /// Reads every record, and maps the file.
     fn map(self, file: LockedFile, path: PathBuf) -> Result<(Parts, Scan), OpenError> {
         let len = map_len(&self.layout).map_err(OpenError::io("map the file"))?;
+        bring_in(file.file(), len);
+        let extents = Extents::new(&self.layout);
+        let scanned = Scan::new(file.file(), &extents, &self.layout, &self.state);
+        let (scan, index) = scanned.map_err(OpenError::io("read the leaves"))?;
         // A copy of a file may have holes, which a full disk could not fill.
         reserve(file.file(), self.layout.file_len()).map_err(OpenError::io("reserve its space"))?;
         let owner = Owner::map_file(file.file(), len, Prefault::Read)
             .map_err(OpenError::io("map the file"))?;
-        let extents = Extents::new(&self.layout);
-        let (scan, index) = Scan::new(&owner, &extents, &self.layout, &self.state);
         let parts = Parts {
             file,
             path: Some(path),

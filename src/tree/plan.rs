@@ -21,6 +21,8 @@ use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
+use crate::kernel::crc32c;
+use crate::kernel::crc32c_append;
 use crate::layout::DataLocId;
 use crate::layout::Header;
 use crate::layout::LayoutHash;
@@ -229,8 +231,8 @@ impl Layout {
             }
         }
         self.records_len = offset - self.records_offset;
-        let table = crc32c::crc32c(self.parents.as_bytes());
-        self.layout_hash = LayoutHash(crc32c::crc32c_append(table, self.schema_text.as_bytes()));
+        let table = crc32c(self.parents.as_bytes());
+        self.layout_hash = LayoutHash(crc32c_append(table, self.schema_text.as_bytes()));
     }
 }
 
@@ -315,8 +317,8 @@ pub fn state_checksum(slot: &StateSlot) -> u32 {
 fn checksum_without(bytes: &[u8], field: usize) -> u32 {
     let before = bytes.get(..field).unwrap_or_default();
     let behind = bytes.get(field + size_of::<U32>()..).unwrap_or_default();
-    let crc = crc32c::crc32c(before);
-    crc32c::crc32c_append(crc32c::crc32c_append(crc, &[0; size_of::<U32>()]), behind)
+    let crc = crc32c(before);
+    crc32c_append(crc32c_append(crc, &[0; size_of::<U32>()]), behind)
 }
 
 #[cfg(test)]

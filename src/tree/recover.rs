@@ -1,17 +1,24 @@
 //! What a crash left, and its repair: docs/FORMAT.md, section 9.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
+
+use zerocopy::FromZeros;
+use zerocopy::IntoBytes;
 
 use crate::layout::DataLocId;
 use crate::layout::Revision;
 use crate::layout::TreeRole;
+use crate::layout::UndoHeader;
 use crate::tree::extent::Extents;
 use crate::tree::extent::Record;
 use crate::tree::index::Index;
-use crate::tree::map::Owner;
 use crate::tree::mapped::Tree;
 use crate::tree::open::OpenError;
 use crate::tree::plan::Layout;
+use crate::tree::plan::UNDO_OFFSET;
 use crate::tree::record::RecordFault;
 use crate::tree::record::empty_head;
 use crate::tree::record::verify_record;
@@ -19,12 +26,15 @@ use crate::tree::state::Closed;
 use crate::tree::state::State;
 use crate::tree::state::SyncError;
 use crate::tree::state::boot_id;
-use crate::tree::write::Undo;
+use crate::tree::write::SAVED_AT;
 use crate::tree::write::disarm;
 use crate::tree::write::put_back;
 
 /// Damaged leaves that [`Recovery`] names; it counts all.
 const NAMED_MAX: usize = 64;
+
+/// Bytes that are read at once.
+const PIECE_LEN: usize = 1 << 20;
 
 /// What is done about damaged leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,37 +85,37 @@ pub(crate) struct Scan {
 impl Scan {
     /// Verifies every record and builds the index in the same pass. Damaged leaves
     /// are entered as what they will be: empty.
+    ///
+    /// The file is read and not mapped: what the medium cannot give is an error
+    /// here and would be a signal there.
     pub(crate) fn new(
-        owner: &Owner,
+        file: &File,
         extents: &Extents,
         layout: &Layout,
         state: &State,
-    ) -> (Scan, Index) {
+    ) -> io::Result<(Scan, Index)> {
         let mut index = Index::new(layout.leaf_count(), layout.parent_count());
         let mut scan = Scan {
             ending: ending_of(state),
-            undo: Undo::find(owner, extents),
+            undo: Undo::find(file, extents)?,
             odd: Vec::new(),
             damaged: Vec::new(),
             first_fault: None,
         };
-        let mut buffer = vec![0; layout.stride_max() as usize];
-        for record in extents.all() {
-            scan.examine(owner, &record, &mut buffer, &mut index);
+        let mut buffer = vec![0; PIECE_LEN.max(layout.stride_max() as usize)];
+        for (first, count) in extents.runs(PIECE_LEN) {
+            let piece = &mut buffer[..count * first.stride];
+            file.read_exact_at(piece, first.offset as u64)?;
+            for (i, bytes) in piece.chunks_exact(first.stride).enumerate() {
+                scan.examine(&first.behind(i), bytes, &mut index);
+            }
         }
-        (scan, index)
+        Ok((scan, index))
     }
 
-    fn examine(&mut self, owner: &Owner, record: &Record, buffer: &mut [u8], index: &mut Index) {
+    fn examine(&mut self, record: &Record, bytes: &[u8], index: &mut Index) {
         let undo = self.undo.as_ref().filter(|undo| undo.record.leaf == record.leaf);
-        let bytes: &[u8] = match undo {
-            Some(undo) => &undo.saved,
-            None => {
-                let bytes = &mut buffer[..record.stride];
-                owner.copy_out(record.offset, bytes);
-                bytes
-            }
-        };
+        let bytes = undo.map_or(bytes, |undo| &undo.saved);
         match verify_record(bytes, record.leaf, record.capacity as u32) {
             Ok(head) => {
                 index.insert(record, &head.leaf);
@@ -198,4 +208,38 @@ fn ending_of(state: &State) -> Ending {
         Closed::No if same_boot => Ending::ProcessDeath,
         Closed::No => Ending::PowerLoss,
     }
+}
+
+/// A record in the undo slot that has to be put back.
+#[derive(Clone, Debug)]
+pub(crate) struct Undo {
+    pub(crate) record: Record,
+    pub(crate) saved: Vec<u8>,
+}
+
+impl Undo {
+    /// Looks whether a write was interrupted: the slot is armed, the record torn,
+    /// and what was saved of it whole. Any bits may be in the slot.
+    pub(crate) fn find(file: &File, extents: &Extents) -> io::Result<Option<Undo>> {
+        let mut head = UndoHeader::new_zeroed();
+        file.read_exact_at(head.as_mut_bytes(), UNDO_OFFSET)?;
+        let leaf = head.armed.get().checked_sub(1).map(DataLocId);
+        let Some(record) = leaf.and_then(|leaf| extents.record(leaf)) else { return Ok(None) };
+        let saved_len = head.saved_len.get() as usize;
+        if saved_len > record.stride || is_whole(file, &record)? {
+            return Ok(None);
+        }
+        // The slot has room for the largest stride.
+        let mut saved = vec![0; saved_len];
+        file.read_exact_at(&mut saved, SAVED_AT as u64)?;
+        let verified = verify_record(&saved, record.leaf, record.capacity as u32);
+        Ok(verified.is_ok().then_some(Undo { record, saved }))
+    }
+}
+
+fn is_whole(file: &File, record: &Record) -> io::Result<bool> {
+    let mut bytes = vec![0; record.stride];
+    file.read_exact_at(&mut bytes, record.offset as u64)?;
+    let head = verify_record(&bytes, record.leaf, record.capacity as u32);
+    Ok(head.is_ok_and(|head| head.seq.get().is_multiple_of(2)))
 }

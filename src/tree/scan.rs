@@ -3,16 +3,20 @@
 //! A record is taken only if its seqlock was the same even number before and after
 //! its bytes were read, each by a pread of its own: two system calls are in order,
 //! the bytes of one are not. All leaves are read in blocks by the same rule, three
-//! preads a block while an owner may live, one where the state says that it closed the
-//! file; what is not whole in a block is read again alone. An odd seqlock
-//! is waited for a little; if it stays, a crash left it, and the undo slot may hold
-//! the leaf as it was.
+//! preads a block while an owner may live, one where the state says that it closed
+//! the file; what is not whole in a block is read again alone. An odd seqlock is
+//! waited for a little; if it stays, a crash left it, and the undo slot may hold the
+//! leaf as it was.
 
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 use core::time::Duration;
 
+use zerocopy::little_endian::U32;
+use zerocopy::little_endian::U64;
+
 use crate::layout::DataLocId;
+use crate::layout::LeafHead;
 use crate::layout::Parent;
 use crate::layout::RecordHead;
 use crate::layout::Revision;
@@ -72,6 +76,18 @@ impl LeafState {
             checksum: self.checksum,
             data: &self.data,
             origin: self.origin,
+        }
+    }
+
+    /// Its head as it travels and as it lies in a record.
+    pub fn head(&self) -> LeafHead {
+        LeafHead {
+            checksum: U32::new(self.checksum),
+            // Data is no longer than a capacity, which is far below a u32.
+            data_size: U32::new(self.data.len() as u32),
+            data_loc_id: U32::new(self.data_loc_id.0),
+            reserved: U32::new(0),
+            revision: U64::new(self.revision.0),
         }
     }
 }

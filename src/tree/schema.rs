@@ -87,6 +87,22 @@ pub(super) fn read(
     }
 }
 
+/// Number of parents that a schema has, without keeping any.
+pub(super) fn count_parents(text: &str) -> Result<u64, SchemaError> {
+    let mut reader = SchemaReader::new(text);
+    let mut parents = 0;
+    loop {
+        match reader.next_item() {
+            Ok(None) => return Ok(parents as u64),
+            Ok(Some(Item::Parent)) => parents += 1,
+            Ok(Some(_)) => {}
+            Err(message) => {
+                return Err(SchemaError::Syntax { line: reader.line(), parent: parents, message });
+            }
+        }
+    }
+}
+
 /// A schema, half read.
 struct Reading<F> {
     name: Option<String>,

@@ -11,13 +11,13 @@ use std::sync::atomic::fence;
 use zerocopy::IntoBytes;
 
 use crate::layout::DataLocId;
+use crate::layout::Digest;
 use crate::layout::LeafHead;
 use crate::layout::Life;
 use crate::layout::RecordHead;
 use crate::layout::Revision;
 use crate::layout::TreeRole;
 use crate::layout::UndoHeader;
-use crate::tree::extent::Extents;
 use crate::tree::extent::Record;
 use crate::tree::map::Owner;
 use crate::tree::map::WORD;
@@ -26,10 +26,10 @@ use crate::tree::plan::UNDO_OFFSET;
 use crate::tree::record::CHANGE_FLAG_AT;
 use crate::tree::record::empty_head;
 use crate::tree::record::leaf_head;
-use crate::tree::record::verify_record;
 use crate::tree::state::SyncError;
 
-const ARMED_AT: usize = UNDO_OFFSET as usize + offset_of!(UndoHeader, armed);
+/// Where the undo slot says which record it holds.
+pub(crate) const ARMED_AT: usize = UNDO_OFFSET as usize + offset_of!(UndoHeader, armed);
 const SAVED_LEN_AT: usize = UNDO_OFFSET as usize + offset_of!(UndoHeader, saved_len);
 /// Where the record that is being overwritten is saved.
 pub(crate) const SAVED_AT: usize = UNDO_OFFSET as usize + size_of::<UndoHeader>();
@@ -213,7 +213,8 @@ impl Tree {
         // The flag may hold any bits.
         self.owner.store_u32(record.offset + CHANGE_FLAG_AT, 0, Ordering::Relaxed);
         store_record(&mut self.owner, &record, record.stride, &head, &[], mark);
-        self.note(&record, &head, mark);
+        let old = self.index.digest_of_leaf(leaf);
+        self.note(&record, &head, old, mark);
     }
 
     fn emptied(&mut self, leaf: DataLocId) -> (LeafHead, Mark) {
@@ -244,14 +245,17 @@ impl Tree {
 
     #[inline]
     pub(crate) fn store(&mut self, record: &Record, head: &LeafHead, data: &[u8], mark: Mark) {
+        // Loaded first, so that in a large tree the misses of the columns and of
+        // the record are waited for together.
+        let old = self.index.digest_of_leaf(record.leaf);
         let used = used_len(self.index.data_size(record.leaf));
         store_record(&mut self.owner, record, used, head, data, mark);
-        self.note(record, head, mark);
+        self.note(record, head, old, mark);
     }
 
     #[inline]
-    fn note(&mut self, record: &Record, head: &LeafHead, mark: Mark) {
-        self.index.replace(record, head);
+    fn note(&mut self, record: &Record, head: &LeafHead, old: Digest, mark: Mark) {
+        self.index.put(record, head, old);
         if mark == Mark::Changed {
             self.index.mark(record.leaf);
         }
@@ -303,38 +307,6 @@ pub(crate) fn disarm(owner: &mut Owner) {
     owner.store_u32(ARMED_AT, 0, Ordering::Release);
 }
 
-/// A record in the undo slot that has to be put back.
-#[derive(Clone, Debug)]
-pub(crate) struct Undo {
-    pub(crate) record: Record,
-    pub(crate) saved: Vec<u8>,
-}
-
-impl Undo {
-    /// Looks whether a write was interrupted: the slot is armed, the record torn,
-    /// and what was saved of it whole. Any bits may be in the slot.
-    pub(crate) fn find(owner: &Owner, extents: &Extents) -> Option<Undo> {
-        let leaf = DataLocId(owner.load_u32(ARMED_AT).checked_sub(1)?);
-        let record = extents.record(leaf)?;
-        let saved_len = owner.load_u32(SAVED_LEN_AT) as usize;
-        if saved_len > record.stride || Undo::is_whole(owner, &record) {
-            return None;
-        }
-        // The slot has room for the largest stride.
-        let mut saved = vec![0; saved_len];
-        owner.copy_out(SAVED_AT, &mut saved);
-        verify_record(&saved, leaf, record.capacity as u32).ok()?;
-        Some(Undo { record, saved })
-    }
-
-    fn is_whole(owner: &Owner, record: &Record) -> bool {
-        let mut bytes = vec![0; record.stride];
-        owner.copy_out(record.offset, &mut bytes);
-        let head = verify_record(&bytes, record.leaf, record.capacity as u32);
-        head.is_ok_and(|head| head.seq.get().is_multiple_of(2))
-    }
-}
-
 /// Puts a record back. The caller disarms.
 pub(crate) fn put_back(owner: &mut Owner, record: &Record, saved: &[u8]) {
     let at = record.offset;
@@ -361,6 +333,7 @@ mod tests {
     use crate::tree::recover::Damaged;
     use crate::tree::recover::Ending;
     use crate::tree::recover::Recovery;
+    use crate::tree::recover::Undo;
 
     use super::*;
 
@@ -438,7 +411,8 @@ mod tests {
             tree.owner.stores_left.set(9 + 2 + 1 + 4);
             tree.write(LEAF, &[0x55; 40]).unwrap();
             tree.owner.stores_left.set(u64::MAX);
-            let undo = Undo::find(&tree.owner, &tree.generation.extents).unwrap();
+            let file = tree.file.file();
+            let undo = Undo::find(file, &tree.generation.extents).unwrap().unwrap();
             tree.owner.stores_left.set(stores);
             put_back(&mut tree.owner, &undo.record, &undo.saved);
             disarm(&mut tree.owner);

@@ -150,8 +150,6 @@ body! {
         index: U16,
         /// Zero.
         reserved: U16,
-        /// Zero: room for the tag of the cryptographic levels.
-        tag: [u8; 16],
     }
 }
 

@@ -144,7 +144,6 @@ fn response() -> Vec<u8> {
         next_leaf: U32::new(10),
         index: U16::ZERO,
         reserved: U16::ZERO,
-        tag: [0; 16],
     };
     of_leaves(DatagramType::Response, Some(body), Flags::LAST | Flags::SOURCE_IN_SYNC)
 }

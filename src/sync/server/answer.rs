@@ -137,7 +137,7 @@ impl Server {
             self.counters.dropped_malformed += 1;
             return;
         }
-        let Some(session) = self.sessions.get_mut(&from) else { return };
+        let Some(session) = self.sessions.get(&from) else { return };
         let (id, expected) = (session.id, session.next_sequence);
         if sequence > expected {
             self.counters.reports_early += 1;
@@ -145,13 +145,19 @@ impl Server {
             return;
         }
         let is_next = sequence == expected;
+        let Some(refusals) = self.apply_report(sequence, is_next, leaves, tree) else {
+            // Not written, so not acknowledged: the device sends it again.
+            self.counters.reports_failed += 1;
+            return;
+        };
         if is_next {
-            session.next_sequence += 1;
             self.counters.reports += 1;
+            if let Some(session) = self.sessions.get_mut(&from) {
+                session.next_sequence += 1;
+            }
         } else {
             self.counters.reports_repeated += 1;
         }
-        let refusals = self.apply_report(sequence, is_next, leaves, tree);
         self.acknowledge(from, id, sequence, sequence, &refusals);
     }
 
@@ -161,7 +167,7 @@ impl Server {
         is_next: bool,
         leaves: LeafIter<'_>,
         tree: &mut impl ServedLeaves,
-    ) -> Vec<AckRefusal> {
+    ) -> Option<Vec<AckRefusal>> {
         let mut refusals = Vec::new();
         for leaf in leaves.flatten() {
             let id = leaf.data_loc_id();
@@ -173,6 +179,7 @@ impl Server {
                 tree.check_write(id, leaf.data.len())
             };
             match outcome {
+                Err(WriteRefusal::Trouble) => return None,
                 Err(refusal) => refusals.push(ack_refusal(sequence, id, refusal)),
                 Ok(()) if is_next => {
                     self.counters.leaves_reported += 1;
@@ -184,7 +191,7 @@ impl Server {
         if is_next {
             self.counters.leaves_refused += refusals.len() as u64;
         }
-        refusals
+        Some(refusals)
     }
 
     fn acknowledge(
@@ -352,7 +359,6 @@ impl<'a> ResponsePlan<'a> {
             next_leaf: U32::new(next_leaf),
             index: U16::new(u16::try_from(index).unwrap_or(u16::MAX)),
             reserved: U16::ZERO,
-            tag: [0; 16],
         };
         let leaves = self.packer.close(&self.outbox.leaves);
         self.outbox.packets.push(Packet { header, response: Some(response), leaves });

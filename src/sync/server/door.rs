@@ -18,7 +18,6 @@ use crate::sync::server::Server;
 use crate::sync::server::ServerEvent;
 use crate::sync::server::clamp;
 use crate::sync::session::Session;
-use crate::sync::session::Stage;
 use crate::sync::time::Time;
 use crate::sync::view::Selection;
 use crate::sync::view::View;
@@ -71,13 +70,15 @@ impl Server {
             self.counters.dropped_door_budget += 1;
         } else {
             match self.admit(now, from, nonce, init, tree) {
-                Ok(()) => self.welcome(from, tree),
+                Ok(()) => self.welcome(from, nonce, tree),
                 Err((reason, detail)) => self.refuse(from, nonce, reason, detail),
             }
         }
     }
 
-    /// Finds or makes the session of a client that has proven its address.
+    /// Finds or makes the session of a client that has proven its address. A
+    /// session that the address has already goes on until the new one is confirmed:
+    /// an old INIT that comes again must not end it.
     fn admit(
         &mut self,
         now: Time,
@@ -86,7 +87,7 @@ impl Server {
         init: &InitBody,
         tree: &impl ServedLeaves,
     ) -> Result<(), (ByeReason, u32)> {
-        if self.sessions.get(&from).is_some_and(|session| session.nonce == nonce) {
+        if self.session_of(from, nonce).is_some() {
             return Ok(());
         }
         if init.level != 0 {
@@ -96,43 +97,51 @@ impl Server {
         if role == Role::Device && self.config.reports == Reports::Refuse {
             return Err((ByeReason::NoReports, 0));
         }
-        self.remove(from);
-        if self.sessions.len() >= self.config.sessions_max {
+        let is_new = !self.sessions.contains_key(&from);
+        if is_new && self.sessions.len() >= self.config.sessions_max {
             return Err((ByeReason::SessionsFull, clamp(self.config.sessions_max)));
         }
         let view = match role {
             Role::Device => None,
-            Role::Replica => Some(self.view_for(now, from, init, tree)?),
+            Role::Replica => Some(self.view_for(now, init, tree)?),
         };
-        self.make_room_for_half_open();
-        self.half_open.push_back(from);
+        if let Some(index) = self.half_open.iter().position(|(other, _)| *other == from) {
+            self.drop_half_open(index);
+        }
+        if self.half_open.len() >= self.config.half_open_max {
+            self.counters.half_open_dropped += 1;
+            self.drop_half_open(0);
+        }
         let session = Session {
             id: self.random.id(),
             nonce,
             role,
-            stage: Stage::HalfOpen,
             view,
             expires: now.after(HALF_OPEN_LIVES),
             budget: TokenBucket::new(self.config.request_rate, self.config.request_burst, now),
             next_sequence: 1,
         };
-        self.sessions.insert(from, session);
+        self.half_open.push_back((from, session));
         Ok(())
     }
 
-    fn make_room_for_half_open(&mut self) {
-        while self.half_open.len() >= self.config.half_open_max {
-            let Some(oldest) = self.half_open.pop_front() else { return };
-            self.counters.half_open_dropped += 1;
-            self.remove(oldest);
+    /// The session of an address, half-open or open, that was made for a nonce.
+    fn session_of(&self, from: SocketAddr, nonce: u64) -> Option<&Session> {
+        let half_open = self.half_open.iter().find(|(other, _)| *other == from);
+        let half_open = half_open.map(|(_, session)| session);
+        half_open.into_iter().chain(self.sessions.get(&from)).find(|one| one.nonce == nonce)
+    }
+
+    pub(super) fn drop_half_open(&mut self, index: usize) {
+        if let Some((_, session)) = self.half_open.remove(index) {
+            self.leave_view(session.view, None);
         }
     }
 
-    /// The view of the client's filter, with the client in it.
+    /// The view of the client's filter, with one member more.
     fn view_for(
         &mut self,
         now: Time,
-        from: SocketAddr,
         init: &InitBody,
         tree: &impl ServedLeaves,
     ) -> Result<usize, (ByeReason, u32)> {
@@ -148,7 +157,7 @@ impl Server {
             None => self.new_view(now, selection, tree)?,
         };
         let view = self.views[index].as_mut().ok_or((ByeReason::ViewsFull, 0))?;
-        view.addresses.push(from);
+        view.members += 1;
         Ok(index)
     }
 
@@ -169,6 +178,7 @@ impl Server {
             selection,
             event_num: 0,
             last_close: now,
+            members: 0,
             addresses: Vec::new(),
         };
         let free = self.views.iter().position(Option::is_none);
@@ -180,8 +190,8 @@ impl Server {
         Ok(index)
     }
 
-    fn welcome(&mut self, to: SocketAddr, tree: &impl ServedLeaves) {
-        let Some(session) = self.sessions.get(&to) else { return };
+    fn welcome(&mut self, to: SocketAddr, nonce: u64, tree: &impl ServedLeaves) {
+        let Some(session) = self.session_of(to, nonce) else { return };
         let view = session.view.and_then(|index| self.views[index].as_ref());
         let body = WelcomeBody {
             nonce: U64::new(session.nonce),
@@ -210,10 +220,20 @@ impl Server {
             self.counters.dropped_not_allowed += 1;
             return;
         }
-        // Every version keeps the nonce of a HELLO in the same place.
-        let nonce =
-            bytes.get(24..32).and_then(|at| at.try_into().ok()).map_or(0, u64::from_le_bytes);
-        self.refuse(from, nonce, ByeReason::Version, u32::from(PROTOCOL_VERSION));
+        // Every version keeps the version and the nonce of a HELLO in their place.
+        // The answer carries the client's own version: it reads no other.
+        let Some(hello) = bytes.first_chunk::<32>() else { return };
+        let nonce = u64::from_le_bytes(hello[24..].try_into().unwrap_or_default());
+        self.counters.refused += 1;
+        let reason = ByeReason::Version;
+        self.happened(ServerEvent::Refused { address: from, reason });
+        let header = Header {
+            version: hello[3],
+            flags: U16::new(reason.code()),
+            detail: U32::new(u32::from(PROTOCOL_VERSION)),
+            ..self.header(DatagramType::Bye, nonce)
+        };
+        self.outbox.datagram(Destination::One(from), &header, &(), &[], 0);
     }
 
     fn refuse(&mut self, to: SocketAddr, channel: u64, reason: ByeReason, detail: u32) {

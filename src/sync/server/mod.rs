@@ -27,7 +27,6 @@ use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
 use crate::sync::server::answer::Asked;
 use crate::sync::session::Session;
-use crate::sync::session::Stage;
 use crate::sync::time::RandomSource;
 use crate::sync::time::Time;
 use crate::sync::transmit::Recipients;
@@ -88,7 +87,8 @@ pub struct Server {
     cookies: CookieJar,
     door_budget: TokenBucket,
     sessions: BTreeMap<SocketAddr, Session>,
-    half_open: VecDeque<SocketAddr>,
+    /// Sessions that wait for the client's first datagram, oldest first.
+    half_open: VecDeque<(SocketAddr, Session)>,
     views: Vec<Option<View>>,
     identity: Identity,
     /// The end of the last period.
@@ -264,7 +264,8 @@ impl Server {
     pub fn poll_timeout(&self) -> Option<Time> {
         let heartbeat = self.config.heartbeat;
         let views = self.views.iter().flatten().map(|view| view.last_close.after(heartbeat));
-        views.chain((!self.sessions.is_empty()).then_some(self.next_sweep)).min()
+        let has_sessions = self.session_count() > 0;
+        views.chain(has_sessions.then_some(self.next_sweep)).min()
     }
 
     /// What was counted.
@@ -274,7 +275,7 @@ impl Server {
 
     /// Sessions that there are, half-open ones included.
     pub fn session_count(&self) -> usize {
-        self.sessions.len()
+        self.sessions.len() + self.half_open.len()
     }
 
     fn bye_all(&mut self, reason: ByeReason) {
@@ -328,11 +329,11 @@ impl Server {
     /// Finds the session that a datagram belongs to and renews its lease. What
     /// belongs to none is not answered: an answer would amplify.
     fn renew(&mut self, now: Time, from: SocketAddr, header: &Header) -> bool {
-        let Some(session) = self.sessions.get_mut(&from) else {
-            self.counters.dropped_no_session += 1;
-            return false;
-        };
-        if session.id != header.channel.get() {
+        let id = header.channel.get();
+        let is_open = self.sessions.get(&from).is_some_and(|session| session.id == id);
+        let half_open =
+            self.half_open.iter().position(|(other, session)| *other == from && session.id == id);
+        if !is_open && half_open.is_none() {
             self.counters.dropped_no_session += 1;
             return false;
         }
@@ -340,44 +341,58 @@ impl Server {
             self.counters.dropped_foreign += 1;
             return false;
         }
-        session.expires = now.after(self.config.lease);
-        if session.stage == Stage::HalfOpen {
-            session.stage = Stage::Open;
-            let role = session.role;
-            self.half_open.retain(|address| *address != from);
-            self.counters.sessions_opened += 1;
-            self.happened(ServerEvent::Joined { address: from, role });
+        if let Some((_, session)) = half_open.and_then(|index| self.half_open.remove(index)) {
+            self.confirm(from, session);
+        }
+        if let Some(session) = self.sessions.get_mut(&from) {
+            session.expires = now.after(self.config.lease);
         }
         true
     }
 
+    /// Opens a session whose client has shown that it knows its id.
+    fn confirm(&mut self, from: SocketAddr, session: Session) {
+        self.remove(from);
+        if let Some(view) = session.view.and_then(|index| self.views[index].as_mut()) {
+            view.addresses.push(from);
+        }
+        self.counters.sessions_opened += 1;
+        self.happened(ServerEvent::Joined { address: from, role: session.role });
+        self.sessions.insert(from, session);
+    }
+
     fn remove(&mut self, address: SocketAddr) {
-        let Some(session) = self.sessions.remove(&address) else { return };
-        self.half_open.retain(|other| *other != address);
-        let Some(index) = session.view else { return };
+        if let Some(session) = self.sessions.remove(&address) {
+            self.leave_view(session.view, Some(address));
+        }
+    }
+
+    /// Takes one member out of a view; a view without members ends.
+    fn leave_view(&mut self, view: Option<usize>, address: Option<SocketAddr>) {
+        let Some(index) = view else { return };
         let Some(view) = self.views[index].as_mut() else { return };
-        view.leave(address);
-        if view.addresses.is_empty() {
+        if let Some(address) = address {
+            view.leave(address);
+        }
+        view.members -= 1;
+        if view.members == 0 {
             self.views[index] = None;
         }
     }
 
     fn sweep(&mut self, now: Time) {
-        let expired = |session: &Session| session.expires <= now;
-        while let Some((address, stage)) = self
+        while self.half_open.front().is_some_and(|(_, session)| session.expires <= now) {
+            self.counters.half_open_dropped += 1;
+            self.drop_half_open(0);
+        }
+        while let Some(address) = self
             .sessions
             .iter()
-            .find(|(_, session)| expired(session))
-            .map(|(address, session)| (*address, session.stage))
+            .find_map(|(address, session)| (session.expires <= now).then_some(*address))
         {
             self.remove(address);
-            match stage {
-                Stage::HalfOpen => self.counters.half_open_dropped += 1,
-                Stage::Open => {
-                    self.counters.sessions_expired += 1;
-                    self.happened(ServerEvent::Expired { address });
-                }
-            }
+            self.counters.sessions_expired += 1;
+            self.happened(ServerEvent::Expired { address });
         }
     }
 
