@@ -13,9 +13,10 @@ use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
 use crate::sync::Prefix;
 use crate::tree::Damaged;
 
-/// Default size of the event ring: some 54,000 datagrams of 1,200 bytes, a
-/// fifth of a second of the most that loopback takes.
-pub const RING_SIZE_DEFAULT: usize = 64 << 20;
+/// Default size of the event ring: some 7,000 datagrams of 1,200 bytes, more than
+/// are under way at a time. All of it is resident from the start, so that a server's
+/// memory says nothing about how long it runs.
+pub const RING_SIZE_DEFAULT: usize = 8 << 20;
 
 /// Size of the arena in which answers are laid out: some 800 datagrams of 1,200
 /// bytes, three REQUESTs of full credit, and small enough to stay in the cache.

@@ -68,13 +68,14 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
         ring_size: options.ring_size,
         receive_buffer: options.receive_buffer,
     };
+    // First, so that a port that is taken leaves the tree as its last owner did.
+    let outlet = listen.bind(&live.load())?;
     let mut tree = open(&options)?;
     let schema = live.load().schema.clone();
     if let Some(schema) = schema {
         follow_schema(&options.tree, &schema, listen.datagram_size, &mut tree)?;
     }
     check_capacities(tree.layout(), listen.datagram_size)?;
-    let outlet = listen.bind(&live.load())?;
     let life = tree.begin_life(unix_s());
     let life = life.map_err(|source| sync_error(&options.tree, source))?;
     let mut tree = TreeLeaves::served(tree);
