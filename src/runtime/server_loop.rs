@@ -188,6 +188,11 @@ impl ServingSide {
         self.outlet.socket.local_addr().map_err(LoopError::system("name the socket"))
     }
 
+    /// Largest datagram that it sends.
+    pub(super) fn datagram_size(&self) -> usize {
+        self.datagram_size
+    }
+
     /// Lets a poll watch the socket.
     pub(super) fn register(&self, poller: &mut Poller) -> Result<Source, LoopError> {
         poller.add(&self.outlet.socket).map_err(LoopError::system("watch the socket"))
