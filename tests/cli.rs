@@ -107,6 +107,24 @@ impl Running {
         line.strip_prefix("listening on ").unwrap_or_else(|| panic!("{line}")).to_owned()
     }
 
+    /// Waits until it handles SIGINT: the kernel says so in the mask `SigCgt`.
+    #[track_caller]
+    fn wait_for_handlers(&self) {
+        let begun = Instant::now();
+        let status = format!("/proc/{}/status", self.child.id());
+        let handles = || {
+            let text = fs::read_to_string(&status).unwrap_or_default();
+            let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            // Bit 0 is signal 1; SIGINT is signal 2.
+            mask.is_some_and(|mask| mask & 2 != 0)
+        };
+        while !handles() {
+            assert!(begun.elapsed() < WATCHDOG, "it handles no signals");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn signal(&self, name: &str) {
         let status = Command::new("kill")
             .args([&format!("-{name}"), &self.child.id().to_string()])
@@ -454,9 +472,8 @@ fn signals_end_every_long_command_with_0() {
         start(&["report", &address, "--json-lines"]),
         start(&["demo", "--devices", "10", "--for", "10m"]),
     ];
-    // Handlers are there before the first word; a moment later all of them run.
-    thread::sleep(Duration::from_secs(1));
     for running in long {
+        running.wait_for_handlers();
         running.signal("INT");
         running.wait().expect(0);
     }

@@ -656,6 +656,8 @@ fn diff(args: &Diff, out: &mut impl Write) -> anyhow::Result<Answer> {
     if differ > 0 {
         out.flush()?;
         eprintln!("{differ} leaves differ");
+    } else if !args.json {
+        writeln!(out, "equal: {} leaves", a.layout().leaf_count())?;
     }
     Ok(Answer::yes_if(differ == 0))
 }

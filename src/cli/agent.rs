@@ -3,7 +3,9 @@
 use core::ops::Range;
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Instant;
 
@@ -94,30 +96,42 @@ pub(crate) fn agent(args: &AgentArgs) -> anyhow::Result<Exit> {
 fn run(args: &AgentArgs) -> anyhow::Result<Exit> {
     let server = args.addr.as_ref().context("name the server's address")?.resolve()?;
     let parent = args.parent.as_deref().context("name the parent: --parent NAME")?;
-    let control =
-        || Control::new().and_then(Control::with_signals).context("cannot prepare for signals");
     let mut options = ReporterOptions::new(server);
     options.layout = LayoutPull::Pull;
     options.connect_timeout = args.timeout;
     options.report_timeout = args.timeout;
     let mut reporter = Reporter::connect_with(options, control()?)?;
     let path = parent_path(layout_of(&reporter)?, parent)?;
-    let mut held = Held { path: path.clone(), leaves: BTreeMap::new() };
-    let mut first = MirrorOptions::new(server);
-    first.filter = path.clone();
-    first.until = MirrorUntil::InSync;
-    first.connect_timeout = Some(args.timeout);
-    first.run_for = Some(args.timeout);
-    match runtime::mirror(first, control()?, &mut held)?.end {
-        MirrorEnd::Stopped => return Ok(Exit::Done),
-        MirrorEnd::InSync => {}
-        _ => bail!("cannot read what {path} holds: not in sync in {:?}", args.timeout),
-    }
-    let mut agent = Agent { path, held: held.leaves, places: Places::default() };
+    let Some(held) = held_leaves(server, &path, args.timeout)? else { return Ok(Exit::Done) };
+    let mut agent = Agent { path, held, places: Places::default() };
     agent.run(args, &mut reporter)?;
     let exit = told(&mut reporter);
     reporter.close();
     Ok(exit)
+}
+
+fn control() -> anyhow::Result<Control> {
+    Control::new().and_then(Control::with_signals).context("cannot prepare for signals")
+}
+
+/// What the leaves of a parent hold at the server, by their names; nothing if a
+/// signal came meanwhile.
+fn held_leaves(
+    server: SocketAddr,
+    path: &str,
+    timeout: Duration,
+) -> anyhow::Result<Option<BTreeMap<String, Vec<u8>>>> {
+    let mut held = Held { path: path.to_owned(), leaves: BTreeMap::new() };
+    let mut options = MirrorOptions::new(server);
+    options.filter = path.to_owned();
+    options.until = MirrorUntil::InSync;
+    options.connect_timeout = Some(timeout);
+    options.run_for = Some(timeout);
+    match runtime::mirror(options, control()?, &mut held)?.end {
+        MirrorEnd::Stopped => Ok(None),
+        MirrorEnd::InSync => Ok(Some(held.leaves)),
+        _ => bail!("cannot read what {path} holds: not in sync in {timeout:?}"),
+    }
 }
 
 /// The path of the parent with this path or, if there is one alone, this name.
@@ -228,6 +242,7 @@ fn filled(
 #[derive(Debug, Default)]
 struct Places {
     of: HashMap<String, DataLocId>,
+    taken: BTreeSet<DataLocId>,
     leaves: Range<u32>,
     layout: Option<LayoutHash>,
     full: bool,
@@ -245,31 +260,41 @@ impl Places {
     /// Gives every interface a leaf for as long as this process runs: first those
     /// that a leaf is named after, then the others the next free ones.
     fn assign(&mut self, layout: &Layout, path: &str, interfaces: &[Interface]) {
-        let taken: Vec<DataLocId> = self.of.values().copied().collect();
-        let mut left: Vec<u32> =
-            self.leaves.clone().filter(|leaf| !taken.contains(&DataLocId(*leaf))).collect();
-        let new = interfaces.iter().filter(|one| !self.of.contains_key(&one.name));
         let mut unnamed = Vec::new();
-        let mut given = HashMap::new();
-        for interface in new {
-            let named = layout.leaf_at(&format!("{path}/{}", interface.name));
-            match named.and_then(|leaf| left.iter().position(|free| *free == leaf.0)) {
-                Some(place) => {
-                    given.insert(interface.name.clone(), DataLocId(left.remove(place)));
-                }
-                None => unnamed.push(&interface.name),
+        for Interface { name, .. } in interfaces {
+            if self.of.contains_key(name) {
+                continue;
+            }
+            let named = layout.leaf_at(&format!("{path}/{name}"));
+            match named.filter(|leaf| self.is_free(*leaf)) {
+                Some(leaf) => self.give(name, leaf),
+                None => unnamed.push(name),
             }
         }
-        let count = unnamed.len();
-        let places = unnamed.iter().zip(left.iter().map(|leaf| DataLocId(*leaf)));
-        given.extend(places.map(|(name, leaf)| ((*name).clone(), leaf)));
-        self.of.extend(given);
-        if count > left.len() && !self.full {
+        for name in unnamed {
+            match self.leaves.clone().map(DataLocId).find(|leaf| self.is_free(*leaf)) {
+                Some(leaf) => self.give(name, leaf),
+                None => return self.warn(path, name),
+            }
+        }
+    }
+
+    fn is_free(&self, leaf: DataLocId) -> bool {
+        !self.taken.contains(&leaf)
+    }
+
+    fn give(&mut self, name: &str, leaf: DataLocId) {
+        self.taken.insert(leaf);
+        self.of.insert(name.to_owned(), leaf);
+    }
+
+    /// Says once that there are not leaves enough.
+    fn warn(&mut self, path: &str, name: &str) {
+        if !self.full {
             self.full = true;
             word(format_args!(
-                "mapleaf: more interfaces than the {} leaves of {path}: {:?} is not reported",
+                "mapleaf: more interfaces than the {} leaves of {path}: {name:?} is not reported",
                 self.leaves.len(),
-                unnamed.get(left.len()).map_or("", |name| name.as_str()),
             ));
         }
     }

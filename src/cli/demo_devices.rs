@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use anyhow::Context;
+use anyhow::bail;
 
 use mapleaf::layout::DataLocId;
 use mapleaf::runtime::Counters;
@@ -83,6 +84,10 @@ pub(crate) struct Devices {
 
 impl Devices {
     /// Starts reporting for every leaf of the layout.
+    ///
+    /// # Errors
+    ///
+    /// What the system says about sockets and threads.
     pub(crate) fn start(
         layout: Layout,
         server: SocketAddr,
@@ -90,25 +95,13 @@ impl Devices {
         seed: u64,
     ) -> anyhow::Result<Devices> {
         let proxy = Proxy::start(server, weather).context("cannot start a proxy")?;
-        let devices = layout.leaf_count();
-        let count = devices.clamp(1, THREADS_MAX);
-        let rate = (f64::from(devices) * RATE_OF_ONE).clamp(RATE_RANGE.start, RATE_RANGE.end);
-        let layout = Arc::new(layout);
+        let server = proxy.address();
         let mut started =
             Devices { proxy, end: Arc::default(), reported: Arc::default(), threads: Vec::new() };
+        let layout = Arc::new(layout);
+        let count = layout.leaf_count().clamp(1, THREADS_MAX);
         for index in 0..count {
-            let share = |index| (u64::from(devices) * u64::from(index) / u64::from(count)) as u32;
-            let group = Group {
-                leaves: share(index)..share(index + 1),
-                layout: Arc::clone(&layout),
-                held: vec![Vec::new(); (share(index + 1) - share(index)) as usize],
-                // Away from the streams of the proxies.
-                random: SplitMix(!seed.wrapping_add(u64::from(index))),
-                rate: rate / f64::from(count),
-                end: Arc::clone(&started.end),
-                reported: Arc::clone(&started.reported),
-            };
-            let server = started.proxy.address();
+            let group = started.group(&layout, index, count, seed);
             let thread = thread::Builder::new()
                 .name("devices".to_owned())
                 .spawn(move || group.run(server))
@@ -118,9 +111,37 @@ impl Devices {
         Ok(started)
     }
 
+    /// One of `count` groups.
+    fn group(&self, layout: &Arc<Layout>, index: u32, count: u32, seed: u64) -> Group {
+        let devices = layout.leaf_count();
+        // Below the number of devices, so it is a u32.
+        let begin = |index| (u64::from(devices) * u64::from(index) / u64::from(count)) as u32;
+        let leaves = begin(index)..begin(index + 1);
+        let rate = (f64::from(devices) * RATE_OF_ONE).clamp(RATE_RANGE.start, RATE_RANGE.end);
+        Group {
+            held: vec![Vec::new(); leaves.len()],
+            leaves,
+            layout: Arc::clone(layout),
+            // Away from the streams of the proxies.
+            random: SplitMix(!seed.wrapping_add(u64::from(index))),
+            rate: rate / f64::from(count),
+            end: Arc::clone(&self.end),
+            reported: Arc::clone(&self.reported),
+        }
+    }
+
     /// Asks them to report what is left, and to end.
     pub(crate) fn end(&self) {
         self.end.store(true, Ordering::Relaxed);
+    }
+
+    /// What went wrong, if a thread ended early.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        let early = |thread: &mut JoinHandle<_>| thread.is_finished();
+        match self.threads.extract_if(.., early).next() {
+            None => Ok(()),
+            Some(thread) => joined(thread)?.and_then(|_| bail!("ended early")).context("devices"),
+        }
     }
 
     /// Whether every thread came to an end.
@@ -141,6 +162,12 @@ impl Devices {
     /// Waits for the threads and gives what each counted.
     pub(crate) fn join(&mut self) -> anyhow::Result<Vec<Counters>> {
         self.threads.drain(..).map(|thread| joined(thread)?.context("devices")).collect()
+    }
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -34,6 +34,7 @@ use mapleaf::runtime::ServeReport;
 use mapleaf::runtime::Stop;
 use mapleaf::tree::Tree;
 
+use crate::cli::demo_world::Interrupted;
 use crate::cli::proxy::Passed;
 use crate::cli::proxy::Proxy;
 use crate::cli::proxy::Weather;
@@ -48,35 +49,71 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Event ring of a demo: its periods are small, and there are several rings.
 const RING_SIZE: usize = 8 << 20;
 
+/// A loop of the runtime in a thread, ended when it is dropped.
+struct Looping<T> {
+    stop: Stop,
+    thread: Option<JoinHandle<anyhow::Result<T>>>,
+}
+
+impl<T: Send + 'static> Looping<T> {
+    fn start<F>(name: &str, stop: Stop, run: F) -> anyhow::Result<Looping<T>>
+    where
+        F: FnOnce() -> anyhow::Result<T> + Send + 'static,
+    {
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(run)
+            .context("cannot start a thread")?;
+        Ok(Looping { stop, thread: Some(thread) })
+    }
+
+    /// What went wrong, if it ended though nobody asked for that.
+    fn check(&mut self) -> anyhow::Result<()> {
+        match self.thread.take_if(|thread| thread.is_finished()) {
+            None => Ok(()),
+            Some(thread) => joined(thread)?.and_then(|_| bail!("ended early")),
+        }
+    }
+
+    fn end(mut self) -> anyhow::Result<T> {
+        self.stop.stop();
+        joined(self.thread.take().context("ended early")?)?
+    }
+}
+
+impl<T> Drop for Looping<T> {
+    fn drop(&mut self) {
+        self.stop.stop();
+        // What it came to was asked for by whoever wanted to know.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
 /// A server in a thread.
 pub(crate) struct ServerPart {
     file: PathBuf,
     address: SocketAddr,
-    stop: Stop,
-    thread: JoinHandle<anyhow::Result<ServeReport>>,
+    looping: Looping<ServeReport>,
 }
 
 impl ServerPart {
     /// Starts serving a tree on a port of its own.
     pub(crate) fn start(file: &Path) -> anyhow::Result<ServerPart> {
         let control = Control::new().context("cannot make a control")?;
-        let stop = control.stop_handle();
         let (on_ready, ready) = announcing();
         let mut options = ServeOptions::new(file);
         options.ring_size = RING_SIZE;
         options.on_ready = Some(on_ready);
-        let thread = thread::Builder::new()
-            .name("server".to_owned())
-            .spawn(move || Ok(runtime::serve(options, control)?))
-            .context("cannot start a thread")?;
+        let stop = control.stop_handle();
+        let run = move || Ok(runtime::serve(options, control)?);
+        let looping = Looping::start("server", stop, run)?;
         match ready.recv_timeout(READY_WATCHDOG) {
-            Ok(address) => Ok(ServerPart { file: file.to_owned(), address, stop, thread }),
+            Ok(address) => Ok(ServerPart { file: file.to_owned(), address, looping }),
             Err(RecvTimeoutError::Timeout) => bail!("not ready in {READY_WATCHDOG:?}"),
-            // The thread ended before it was ready.
-            Err(RecvTimeoutError::Disconnected) => match joined(thread)? {
-                Ok(_) => bail!("ended before it was ready"),
-                Err(error) => Err(error),
-            },
+            // The thread ended before it was ready, and says why.
+            Err(RecvTimeoutError::Disconnected) => {
+                looping.end().and_then(|_| bail!("ended before it was ready"))
+            }
         }
     }
 
@@ -90,15 +127,14 @@ impl ServerPart {
         self.address
     }
 
-    /// Whether its thread came to an end.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+    /// What went wrong, if it ended early.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        self.looping.check().context("server")
     }
 
     /// Ends it.
     pub(crate) fn end(self) -> anyhow::Result<ServeReport> {
-        self.stop.stop();
-        joined(self.thread)?
+        self.looping.end().context("server")
     }
 }
 
@@ -117,9 +153,8 @@ pub(crate) struct Replica {
     proxy: Proxy,
     status: Arc<Mutex<MirrorStatus>>,
     board: Arc<Board>,
-    stop: Stop,
     relay: Option<Receiver<SocketAddr>>,
-    thread: JoinHandle<anyhow::Result<MirrorReport>>,
+    looping: Looping<MirrorReport>,
 }
 
 impl Replica {
@@ -135,40 +170,42 @@ impl Replica {
         let (stop, board) = (control.stop_handle(), control.board());
         let mut options = MirrorOptions::new(proxy.address());
         options.file = Some(file.to_owned());
-        let mut address = None;
-        if relay == RelayOf::Next {
-            let (on_ready, ready) = announcing();
-            address = Some(ready);
-            options.serve = Some(RelayOptions {
-                ring_size: RING_SIZE,
-                on_ready: Some(on_ready),
-                ..RelayOptions::default()
-            });
-        }
+        let relay = match relay {
+            RelayOf::Nobody => None,
+            RelayOf::Next => {
+                let (relay, ready) = relaying();
+                options.serve = Some(relay);
+                Some(ready)
+            }
+        };
         let status = Arc::new(Mutex::new(MirrorStatus::default()));
         let mut noted = Noted(Arc::clone(&status));
-        let thread = thread::Builder::new()
-            .name("replica".to_owned())
-            .spawn(move || Ok(runtime::mirror(options, control, &mut noted)?))
-            .context("cannot start a thread")?;
-        Ok(Replica { file: file.to_owned(), proxy, status, board, stop, relay: address, thread })
+        let run = move || Ok(runtime::mirror(options, control, &mut noted)?);
+        let looping = Looping::start("replica", stop, run)?;
+        Ok(Replica { file: file.to_owned(), proxy, status, board, relay, looping })
     }
 
-    /// Where the relay listens; nothing if a signal came meanwhile.
-    pub(crate) fn relay_address(&self, stop: &Stop) -> anyhow::Result<Option<SocketAddr>> {
+    /// Where the relay listens, once it does.
+    ///
+    /// # Errors
+    ///
+    /// It does not in time, or [`Interrupted`].
+    pub(crate) fn relay_address(&self, stop: &Stop) -> anyhow::Result<SocketAddr> {
         let ready = self.relay.as_ref().context("this replica is no relay")?;
         let begun = Instant::now();
-        while !stop.is_stopped() {
+        loop {
             match ready.recv_timeout(LOOK) {
-                Ok(address) => return Ok(Some(address)),
+                Ok(address) => return Ok(address),
                 Err(RecvTimeoutError::Disconnected) => bail!("ended before it was ready"),
+                Err(RecvTimeoutError::Timeout) if stop.is_stopped() => {
+                    return Err(Interrupted.into());
+                }
                 Err(RecvTimeoutError::Timeout) if begun.elapsed() > READY_WATCHDOG => {
                     bail!("not ready in {READY_WATCHDOG:?}")
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
-        Ok(None)
     }
 
     /// Whether it is in sync, and knows of this revision.
@@ -177,9 +214,9 @@ impl Replica {
         status.in_sync && status.watermark >= newest
     }
 
-    /// Whether its thread came to an end.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+    /// What went wrong, if it ended early.
+    pub(crate) fn check(&mut self) -> anyhow::Result<()> {
+        self.looping.check().context("replica")
     }
 
     /// What it counted, a second ago at most.
@@ -194,8 +231,10 @@ impl Replica {
 
     /// Ends it, and gives its file.
     pub(crate) fn end(self) -> anyhow::Result<(PathBuf, MirrorReport)> {
-        self.stop.stop();
-        Ok((self.file, joined(self.thread)??))
+        let Replica { file, proxy, looping, .. } = self;
+        let report = looping.end().context("replica")?;
+        drop(proxy);
+        Ok((file, report))
     }
 }
 
@@ -216,6 +255,13 @@ fn announcing() -> (OnReady, Receiver<SocketAddr>) {
         let _ = sender.send(address);
     };
     (Box::new(on_ready), receiver)
+}
+
+/// A relay on a port of its own, and where it says which.
+fn relaying() -> (RelayOptions, Receiver<SocketAddr>) {
+    let (on_ready, ready) = announcing();
+    let on_ready = Some(on_ready);
+    (RelayOptions { ring_size: RING_SIZE, on_ready, ..RelayOptions::default() }, ready)
 }
 
 /// What a thread came to.

@@ -66,8 +66,7 @@ impl Spinner {
     /// Moves at once.
     pub(crate) fn new(what: &'static str) -> Spinner {
         Spinner(io::stderr().is_terminal().then(|| {
-            let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
-                .with_message(what);
+            let spinner = ProgressBar::new_spinner().with_message(what);
             spinner.enable_steady_tick(Duration::from_millis(100));
             spinner
         }))

@@ -145,6 +145,13 @@ fn open_hint(source: &OpenError) -> &'static str {
     }
 }
 
+fn grow_hint(source: &GrowError) -> &'static str {
+    match source {
+        GrowError::Layout(_) => "; name another file, or remove this one",
+        _ => "",
+    }
+}
+
 /// Why a mirror did not begin, or ended early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -177,7 +184,7 @@ pub enum MirrorError {
         found: TreeId,
     },
     /// The server's layout is not one that the replica's can grow into.
-    #[error("{path}: {source}: name another file, or remove this one", path = .path.display())]
+    #[error("{path}: {source}{}", grow_hint(.source), path = .path.display())]
     Grow {
         /// The file.
         path: PathBuf,

@@ -88,6 +88,7 @@ impl Relay {
         let found = Identity::of(leaves);
         if *told != found {
             *told = found;
+            check_capacities(leaves.tree().layout(), side.datagram_size())?;
             info!("the tree has a new life or layout: clients are sent to join again");
             side.rejoin_all(end, leaves);
         }

@@ -188,6 +188,11 @@ impl ServingSide {
         self.outlet.socket.local_addr().map_err(LoopError::system("name the socket"))
     }
 
+    /// Largest datagram that it sends.
+    pub(super) fn datagram_size(&self) -> usize {
+        self.datagram_size
+    }
+
     /// Lets a poll watch the socket.
     pub(super) fn register(&self, poller: &mut Poller) -> Result<Source, LoopError> {
         poller.add(&self.outlet.socket).map_err(LoopError::system("watch the socket"))
@@ -368,12 +373,12 @@ mod tests {
     #[test]
     fn the_largest_capacity_decides_about_the_datagram_size() {
         let text = "[[parent]]\nname = \"small\"\nleaves = 2\ncapacity = 64\n\
-                    [[parent]]\nname = \"large\"\nleaves = 1\ncapacity = 1080\n";
+                    [[parent]]\nname = \"large\"\nleaves = 1\ncapacity = 1096\n";
         let layout = Layout::from_toml(text).unwrap();
-        assert!(check_capacities(&layout, 1_200).is_ok(), "96 + 24 + 1,080");
-        let layout = Layout::from_toml(&text.replace("1080", "1081")).unwrap();
+        assert!(check_capacities(&layout, 1_200).is_ok(), "80 + 24 + 1,096");
+        let layout = Layout::from_toml(&text.replace("1096", "1097")).unwrap();
         match check_capacities(&layout, 1_200) {
-            Err(LoopError::DatagramSize { parent, capacity: 1_081, needed: 1_208, .. }) => {
+            Err(LoopError::DatagramSize { parent, capacity: 1_097, needed: 1_208, .. }) => {
                 assert_eq!(parent, "/large");
             }
             other => panic!("{other:?}"),

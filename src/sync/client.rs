@@ -16,6 +16,7 @@ use crate::sync::join::JoinError;
 use crate::sync::join::JoinOutcome;
 use crate::sync::join::Joined;
 use crate::sync::join::Joiner;
+use crate::sync::join::RETRY_FULL;
 use crate::sync::join::Role;
 use crate::sync::join::Wants;
 use crate::sync::join::bye;
@@ -337,6 +338,10 @@ impl Client {
         match self.joiner.handle(now, header, datagram, &mut self.outbox) {
             JoinOutcome::Ignored => self.counters.dropped_unexpected += 1,
             JoinOutcome::Progress => {}
+            // One that was in before comes back when there is room.
+            JoinOutcome::Failed(error) if self.counters.joins > 0 && error.may_pass() => {
+                self.joiner.restart(now, RETRY_FULL, &mut *self.random);
+            }
             JoinOutcome::Failed(error) => self.fail(error),
             JoinOutcome::Joined(joined) => self.enter(now, joined, tree),
         }

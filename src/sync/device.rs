@@ -22,6 +22,7 @@ use crate::sync::join::JoinError;
 use crate::sync::join::JoinOutcome;
 use crate::sync::join::Joined;
 use crate::sync::join::Joiner;
+use crate::sync::join::RETRY_FULL;
 use crate::sync::join::Role;
 use crate::sync::join::Wants;
 use crate::sync::join::bye;
@@ -359,6 +360,9 @@ impl Device {
     fn knock(&mut self, now: Time, header: &Header, datagram: &Datagram<'_>) {
         match self.joiner.handle(now, header, datagram, &mut self.outbox) {
             JoinOutcome::Ignored | JoinOutcome::Progress => {}
+            JoinOutcome::Failed(error) if self.counters.joins > 0 && error.may_pass() => {
+                self.joiner.restart(now, RETRY_FULL, &mut *self.random);
+            }
             JoinOutcome::Failed(error) => self.events.push_back(DeviceEvent::Refused(error)),
             JoinOutcome::Joined(joined) => self.enter(now, joined),
         }

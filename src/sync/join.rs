@@ -31,6 +31,9 @@ use crate::wire::WelcomeBody;
 /// First wait for an answer: a few round trips of a wide-area path.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 
+/// Wait before a server that was full is asked again.
+pub(crate) const RETRY_FULL: Duration = Duration::from_secs(2);
+
 /// Longest wait, so that a server that comes back is found within two seconds.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
@@ -192,6 +195,14 @@ fn refusal(f: &mut fmt::Formatter<'_>, reason: ByeReason, detail: u32) -> fmt::R
 }
 
 impl core::error::Error for JoinError {}
+
+impl JoinError {
+    /// Whether the server may let the client in later: it was full.
+    pub(crate) fn may_pass(&self) -> bool {
+        let full = [ByeReason::SessionsFull, ByeReason::ViewsFull];
+        matches!(self, JoinError::Refused { reason, .. } if full.contains(reason))
+    }
+}
 
 /// What a client says of itself in its INIT.
 #[derive(Clone, Debug)]

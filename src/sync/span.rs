@@ -186,14 +186,14 @@ mod tests {
         spans.learn(0..10, Known::Live);
         let part = spans.first_stale(0, &[10..20, 50..60]).unwrap();
         assert_eq!((part.first, part.end), (20, 50));
-        let part = spans.first_stale(0, &[10..100]).unwrap();
+        let part = spans.first_stale(0, std::slice::from_ref(&(10..100))).unwrap();
         assert_eq!((part.first, part.end), (200, 300));
         assert!(spans.first_stale(0, &[10..100, 200..300]).is_none());
     }
 
     #[test]
     fn too_many_spans_fall_back_to_the_weakest() {
-        let mut spans = Spans::new(&[0..10_000], since(7));
+        let mut spans = Spans::new(std::slice::from_ref(&(0..10_000)), since(7));
         for leaf in 0..2_000 {
             spans.learn(leaf * 2..leaf * 2 + 1, Known::Live);
         }

@@ -479,3 +479,23 @@ fn an_old_init_that_comes_again_does_not_end_the_session() {
     settle(&mut world);
     assert_eq!(world.server.session_count(), 2);
 }
+
+#[test]
+fn a_client_that_finds_its_server_full_after_a_restart_waits_for_room() {
+    let mut world = World::new(23, MemTree::new(50, 64), 2);
+    settle(&mut world);
+    world.config.sessions_max = 2;
+    world.copies[0].is_stopped = true;
+    world.copies[1].is_stopped = true;
+    world.restart_server(20);
+    // The device and one client fill it; the other is refused and waits.
+    world.run_for(11 * SECOND);
+    world.copies[0].is_stopped = false;
+    world.run_for(5 * SECOND);
+    world.copies[1].is_stopped = false;
+    world.run_for(5 * SECOND);
+    assert!(!world.copies[1].client.is_in_sync());
+    assert!(world.server.counters().refused > 0);
+    world.copies[0].is_stopped = true;
+    assert!(world.run_until(30 * SECOND, |world| world.copies[1].client.is_in_sync()));
+}

@@ -482,8 +482,8 @@ mod tests {
             ("leaves = 134217729\ncapacity = 8", "found 134217729"),
             ("leaves = 1\nnames = [\"a\", \"b\"]\ncapacity = 8", "leaves: wanted 2 to"),
             ("leaves = 1", "capacity: wanted bytes of Data, or fields, found neither"),
-            ("leaves = 1\ncapacity = 0", "capacity: wanted 1 to 65384 bytes, found 0"),
-            ("leaves = 1\ncapacity = 65385", "found 65385"),
+            ("leaves = 1\ncapacity = 0", "capacity: wanted 1 to 65400 bytes, found 0"),
+            ("leaves = 1\ncapacity = 65401", "found 65401"),
             ("capacity = 8", "capacity: wanted leaves = 1 or more"),
             ("leaves = 1\ncapacity = 8\nleaf_name = \"port\"", "leaf_name: wanted a name with {n}"),
             ("leaves = 1\ncapacity = 8\nleaf_name = \"{n}{n}\"", "leaf_name"),
@@ -504,9 +504,9 @@ mod tests {
         }
         let fields = [
             ("type = \"u7\"", "field t: type: wanted one of bool u8"),
-            ("type = \"text\"", "field t: size: wanted 1 to 65384, found none"),
+            ("type = \"text\"", "field t: size: wanted 1 to 65400, found none"),
             ("type = \"u16\"\nsize = 3", "field t: size: wanted 2 or none, found 3"),
-            ("type = \"u16\"\noffset = -1", "field t: offset: wanted 0 to 65382, found -1"),
+            ("type = \"u16\"\noffset = -1", "field t: offset: wanted 0 to 65398, found -1"),
             ("type = \"u16\"\nunit = \"\\u001B\"", "field t: unit"),
         ];
         for (rest, wanted) in fields {
@@ -530,7 +530,7 @@ mod tests {
         let error = refused(&with("", &(field("a", 0) + &field("a", 4))));
         assert!(error.contains("second field of the name a"), "{error}");
         let error = refused(&with("capacity = 7", &(field("a", 4) + &field("b", 0))));
-        assert!(error.contains("capacity (field a ends at 8): wanted 8 to 65384 bytes, found 7"));
+        assert!(error.contains("capacity (field a ends at 8): wanted 8 to 65400 bytes, found 7"));
         assert!(
             Layout::from_toml(&with("capacity = 8", &(field("a", 4) + &field("b", 0)))).is_ok()
         );

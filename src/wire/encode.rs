@@ -122,7 +122,9 @@ pub fn push_leaf(out: &mut Vec<u8>, leaf: DataLocId, data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::limits::CAPACITY_MAX;
     use crate::layout::limits::DATAGRAM_SIZE_MAX;
+    use crate::layout::limits::RESPONSE_BODY_LEN;
     use crate::wire::Datagram;
     use crate::wire::decode;
     use crate::wire::samples;
@@ -180,12 +182,12 @@ mod tests {
 
     #[test]
     fn the_largest_leaf_fits_the_largest_response() {
-        let data = vec![0x5a; crate::layout::limits::CAPACITY_MAX];
+        let data = vec![0x5a; CAPACITY_MAX];
         let mut leaves = Vec::new();
         push_leaf(&mut leaves, DataLocId(1), &data);
         let header = Header { count: U16::new(1), ..samples::header(DatagramType::Response) };
         let mut out = Vec::new();
-        let place = encode(&mut out, &header, &[0_u8; 32], &leaves, 0);
+        let place = encode(&mut out, &header, &[0_u8; RESPONSE_BODY_LEN], &leaves, 0);
         assert!(place.len() <= DATAGRAM_SIZE_MAX, "{}", place.len());
         let Ok((_, Datagram::Response(_, mut leaves))) = decode(&out) else {
             panic!("not a response")

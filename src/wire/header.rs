@@ -235,7 +235,7 @@ mod tests {
     fn the_header_checksum_covers_what_is_not_leaves() {
         assert_eq!(checked_len(DatagramType::Event, 1_200), 64);
         assert_eq!(checked_len(DatagramType::Report, 1_200), 64);
-        assert_eq!(checked_len(DatagramType::Response, 1_200), 96);
+        assert_eq!(checked_len(DatagramType::Response, 1_200), 80);
         assert_eq!(checked_len(DatagramType::Request, 1_200), 1_200);
         assert_eq!(checked_len(DatagramType::Tick, 96), 96);
     }

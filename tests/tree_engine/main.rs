@@ -182,7 +182,7 @@ fn other_threads_see_whole_leaves_while_the_owner_writes_and_grows() {
             let len = (count * 37 % 900) as usize;
             tree.write(DataLocId(count % 4), &vec![count as u8; len]).unwrap();
             count += 1;
-            if count % 5000 == 0 && count < 50_000 {
+            if count.is_multiple_of(5000) && count < 50_000 {
                 tree.grow(layout(4 + count / 5000)).unwrap();
             }
         }
