@@ -77,7 +77,7 @@ counters! {
         reports_repeated,
         /// REPORT datagrams that could not be written and are not acknowledged.
         reports_failed,
-        /// REPORT datagrams dropped because an earlier one is missing.
+        /// REPORT datagrams dropped because they lie beyond the device's window.
         reports_early,
         /// Leaves written by REPORTs.
         leaves_reported,
@@ -161,7 +161,7 @@ counters! {
         reports,
         /// REPORT datagrams sent again.
         reports_repeated,
-        /// Leaves reported.
+        /// Leaves reported, those that newer Data replaced before they were sent included.
         leaves_reported,
         /// Leaves acknowledged.
         leaves_acknowledged,

@@ -3,6 +3,7 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::collections::HashSet;
 use std::collections::VecDeque;
 
 use zerocopy::little_endian::U16;
@@ -18,6 +19,7 @@ use crate::layout::leaf_wire_len;
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
 use crate::sync::counters::DeviceCounters;
+use crate::sync::handled::REPORT_WINDOW;
 use crate::sync::join::JoinError;
 use crate::sync::join::JoinOutcome;
 use crate::sync::join::Joined;
@@ -45,8 +47,9 @@ use crate::wire::LeafIter;
 use crate::wire::RefusalReason;
 use crate::wire::RequestBody;
 
-/// REPORT datagrams under way: a window of this many round trips' worth.
-const WINDOW: usize = 64;
+/// Leaves that wait for their last report to be acknowledged; more are refused until
+/// some are.
+const WAITING_MAX: usize = 65_536;
 
 /// Tries in a row that nobody answers before the session is believed dead.
 const UNANSWERED_MAX: u32 = 12;
@@ -134,9 +137,34 @@ impl core::error::Error for ReportError {}
 #[derive(Debug, Default)]
 struct Batch {
     leaves: Vec<u8>,
-    count: u16,
+    ids: Vec<DataLocId>,
     /// Reports that it stands for: more than its leaves where newer Data took the
     /// place of older.
+    reports: u64,
+}
+
+impl Batch {
+    fn push(&mut self, leaf: DataLocId, data: &[u8], reports: u64) {
+        wire::push_leaf(&mut self.leaves, leaf, data);
+        self.ids.push(leaf);
+        self.reports += reports;
+    }
+
+    fn clear(&mut self) {
+        self.leaves.clear();
+        self.ids.clear();
+        self.reports = 0;
+    }
+
+    fn count(&self) -> u16 {
+        u16::try_from(self.ids.len()).expect("a datagram holds few leaves")
+    }
+}
+
+/// Newest Data of a leaf whose last report is still under way.
+#[derive(Debug, Default)]
+struct Waiting {
+    data: Vec<u8>,
     reports: u64,
 }
 
@@ -145,6 +173,7 @@ struct Batch {
 struct Pending {
     batch: Batch,
     sequence: u64,
+    /// When it was sent last.
     sent: Time,
     is_repeated: bool,
     is_acknowledged: bool,
@@ -159,13 +188,17 @@ pub struct Device {
     pull: Option<LayoutPull>,
     layout_blob: Vec<u8>,
     filling: Batch,
+    /// Newest Data of leaves whose last report is under way.
+    waiting: BTreeMap<DataLocId, Waiting>,
+    /// Leaves in REPORTs that are not acknowledged.
+    under_way: HashSet<DataLocId>,
+    /// A leaf that waits may have become free.
+    has_freed: bool,
     pending: VecDeque<Pending>,
     /// Empty batches whose memory is used again.
     spare: Vec<Batch>,
     next_sequence: u64,
     round_trip: RoundTrip,
-    retry_at: Time,
-    last_repeat: Time,
     last_sent: Time,
     last_heard: Time,
     outbox: Outbox,
@@ -196,12 +229,13 @@ impl Device {
             pull: None,
             layout_blob: Vec::new(),
             filling: Batch::default(),
-            pending: VecDeque::with_capacity(WINDOW),
+            waiting: BTreeMap::new(),
+            under_way: HashSet::new(),
+            has_freed: false,
+            pending: VecDeque::with_capacity(REPORT_WINDOW as usize),
             spare: Vec::new(),
             next_sequence: 1,
             round_trip: RoundTrip::default(),
-            retry_at: now,
-            last_repeat: now,
             last_sent: now,
             last_heard: now,
             outbox: Outbox::default(),
@@ -246,13 +280,14 @@ impl Device {
         if let Some(pull) = &mut self.pull {
             pull.handle_timeout(now, &joined, &mut self.outbox);
         }
-        if !self.pending.is_empty() && now >= self.retry_at {
+        if self.retry_at().is_some_and(|due| now >= due) {
+            let earlier = Time(now.0.saturating_sub(self.round_trip.timeout().as_micros() as u64));
             self.round_trip.back_off();
             if self.round_trip.backoffs() > UNANSWERED_MAX {
                 self.rejoin(now, Duration::ZERO);
                 return;
             }
-            self.repeat(now, &joined);
+            self.repeat(now, &joined, Time(earlier.0 + 1));
         }
         if now.since(self.last_heard) > joined.lease {
             self.rejoin(now, Duration::ZERO);
@@ -272,6 +307,9 @@ impl Device {
     /// Takes one leaf's new Data. It goes with others in one REPORT, when that is
     /// full or when [`Device::flush`] is called.
     ///
+    /// A leaf is under way once at a time, so that REPORTs may arrive in any order:
+    /// Data that comes meanwhile waits, and the newest takes the place of older.
+    ///
     /// # Errors
     /// See [`ReportError`]; the device keeps nothing of a report that it refuses.
     pub fn report(&mut self, now: Time, leaf: DataLocId, data: &[u8]) -> Result<(), ReportError> {
@@ -282,32 +320,83 @@ impl Device {
             let expected = room - leaf_wire_len(0);
             return Err(ReportError::TooLarge { expected, found: data.len() });
         }
-        if self.filling.leaves.len() + wire_len > room {
-            if self.pending.len() >= WINDOW {
-                return Err(ReportError::Full);
-            }
-            self.send_filling(now, &joined);
+        self.make_room(now, &joined, wire_len)?;
+        if self.under_way.contains(&leaf) || self.waiting.contains_key(&leaf) {
+            self.hold(leaf, data)?;
+        } else {
+            self.filling.push(leaf, data, 1);
         }
-        wire::push_leaf(&mut self.filling.leaves, leaf, data);
-        self.filling.count += 1;
-        self.filling.reports += 1;
         self.counters.leaves_reported += 1;
+        Ok(())
+    }
+
+    /// Keeps Data until the leaf's last report is acknowledged.
+    fn hold(&mut self, leaf: DataLocId, data: &[u8]) -> Result<(), ReportError> {
+        if self.waiting.len() >= WAITING_MAX && !self.waiting.contains_key(&leaf) {
+            return Err(ReportError::Full);
+        }
+        let waiting = self.waiting.entry(leaf).or_default();
+        waiting.data.clear();
+        waiting.data.extend_from_slice(data);
+        waiting.reports += 1;
+        Ok(())
+    }
+
+    /// Sends the REPORT that is being filled if a leaf finds no room in it.
+    fn make_room(
+        &mut self,
+        now: Time,
+        joined: &Joined,
+        wire_len: usize,
+    ) -> Result<(), ReportError> {
+        let room = joined.datagram_size - DATAGRAM_HEADER_LEN;
+        if self.filling.leaves.len() + wire_len <= room {
+            return Ok(());
+        }
+        if self.is_window_full() {
+            return Err(ReportError::Full);
+        }
+        self.send_filling(now, joined);
         Ok(())
     }
 
     /// Sends what was taken and not sent yet, if the window has room.
     pub fn flush(&mut self, now: Time) {
-        if let Some(joined) = self.joined
-            && self.filling.count > 0
-            && self.pending.len() < WINDOW
-        {
+        let Some(joined) = self.joined else { return };
+        self.fill_waiting(now, &joined);
+        if !self.filling.ids.is_empty() && !self.is_window_full() {
             self.send_filling(now, &joined);
         }
     }
 
+    /// Takes up leaves that waited and whose last report is acknowledged by now.
+    fn fill_waiting(&mut self, now: Time, joined: &Joined) {
+        if core::mem::take(&mut self.has_freed) {
+            let mut waiting = core::mem::take(&mut self.waiting);
+            waiting.retain(|leaf, one| {
+                let wire_len = leaf_wire_len(one.data.len());
+                let is_free = !self.under_way.contains(leaf);
+                let goes = is_free && self.make_room(now, joined, wire_len).is_ok();
+                if goes {
+                    self.filling.push(*leaf, &one.data, one.reports);
+                }
+                !goes
+            });
+            // What found no room is tried again when the next REPORT is out of the way.
+            self.has_freed = waiting.keys().any(|leaf| !self.under_way.contains(leaf));
+            self.waiting = waiting;
+        }
+    }
+
+    /// The server remembers a window of sequences: the oldest that is not
+    /// acknowledged holds it.
+    fn is_window_full(&self) -> bool {
+        self.pending.len() as u64 >= REPORT_WINDOW
+    }
+
     /// Whether everything reported is acknowledged.
     pub fn is_idle(&self) -> bool {
-        self.filling.count == 0 && self.pending.is_empty()
+        self.filling.ids.is_empty() && self.waiting.is_empty() && self.pending.is_empty()
     }
 
     /// Says goodbye.
@@ -336,7 +425,7 @@ impl Device {
     /// When `handle_timeout` is due.
     pub fn poll_timeout(&self) -> Option<Time> {
         let pull = self.pull.as_ref().map(LayoutPull::poll_timeout);
-        let retry = (!self.pending.is_empty()).then_some(self.retry_at);
+        let retry = self.retry_at();
         let lease = self.joined.map(|joined| self.last_sent.after(joined.lease / 3));
         let session = [pull, retry, lease].into_iter().flatten().filter(|_| self.joined.is_some());
         session.chain(self.joiner.poll_timeout()).min()
@@ -391,37 +480,46 @@ impl Device {
         let pending = core::mem::take(&mut self.pending);
         let batches = pending.into_iter().filter(|one| !one.is_acknowledged).map(|one| one.batch);
         let filling = core::mem::take(&mut self.filling);
-        let batches: Vec<Batch> = batches.chain([filling]).collect();
-        let mut newest = BTreeMap::new();
-        let mut reports = 0;
-        for batch in &batches {
-            reports += batch.reports;
-            for leaf in LeafIter::new(&batch.leaves, batch.count).flatten() {
-                newest.insert(leaf.data_loc_id(), leaf.data);
+        let waiting = core::mem::take(&mut self.waiting);
+        self.under_way.clear();
+        // Older first: a leaf that waits is newer than the one under way.
+        for batch in batches.chain([filling]) {
+            let mut reports = batch.reports;
+            for leaf in LeafIter::new(&batch.leaves, batch.count()).flatten() {
+                // The first leaf stands for what was replaced in its batch too.
+                let share = core::mem::replace(&mut reports, 0);
+                self.hold_again(leaf.data_loc_id(), leaf.data, share);
             }
         }
-        // A REPORT stands for its leaves, the first one for what was replaced too.
-        let mut replaced = reports - newest.len() as u64;
+        for (leaf, one) in waiting {
+            self.hold_again(leaf, &one.data, one.reports);
+        }
+        self.refuse_too_large(joined);
+        self.has_freed = true;
+        self.flush(now);
+    }
+
+    fn hold_again(&mut self, leaf: DataLocId, data: &[u8], reports: u64) {
+        let waiting = self.waiting.entry(leaf).or_default();
+        waiting.data.clear();
+        waiting.data.extend_from_slice(data);
+        waiting.reports += reports;
+    }
+
+    /// Gives up what does not fit the datagrams of a server that was restarted with
+    /// smaller ones.
+    fn refuse_too_large(&mut self, joined: &Joined) {
         let room = joined.datagram_size - DATAGRAM_HEADER_LEN;
-        for (leaf, data) in newest {
-            if leaf_wire_len(data.len()) > room {
-                // The new server's datagrams are smaller.
-                let detail = u32::try_from(room - leaf_wire_len(0)).unwrap_or(u32::MAX);
-                let reason = RefusalReason::TooLarge;
-                self.events.push_back(DeviceEvent::LeafRefused { leaf, reason, detail });
+        let detail = u32::try_from(room - leaf_wire_len(0)).unwrap_or(u32::MAX);
+        let reason = RefusalReason::TooLarge;
+        self.waiting.retain(|leaf, one| {
+            let fits = leaf_wire_len(one.data.len()) <= room;
+            if !fits {
+                self.events.push_back(DeviceEvent::LeafRefused { leaf: *leaf, reason, detail });
                 self.counters.leaves_refused += 1;
-                continue;
             }
-            if self.filling.leaves.len() + leaf_wire_len(data.len()) > room {
-                self.send_filling(now, joined);
-            }
-            wire::push_leaf(&mut self.filling.leaves, leaf, data);
-            self.filling.count += 1;
-            self.filling.reports += 1 + core::mem::take(&mut replaced);
-        }
-        if self.filling.count > 0 {
-            self.send_filling(now, joined);
-        }
+            fits
+        });
     }
 
     fn rejoin(&mut self, now: Time, delay: Duration) {
@@ -436,10 +534,8 @@ impl Device {
         let batch = core::mem::replace(&mut self.filling, self.spare.pop().unwrap_or_default());
         let sequence = self.next_sequence;
         self.next_sequence += 1;
+        self.under_way.extend(&batch.ids);
         send(joined, sequence, &batch, &mut self.outbox);
-        if self.pending.is_empty() {
-            self.retry_at = now.after(self.round_trip.timeout());
-        }
         self.last_sent = now;
         self.counters.reports += 1;
         self.pending.push_back(Pending {
@@ -451,40 +547,42 @@ impl Device {
         });
     }
 
-    /// Sends everything again that is not acknowledged: the server takes REPORTs
-    /// in order only.
-    fn repeat(&mut self, now: Time, joined: &Joined) {
-        for pending in self.pending.iter_mut().filter(|pending| !pending.is_acknowledged) {
+    /// When the first REPORT has waited for its acknowledgement for long enough.
+    fn retry_at(&self) -> Option<Time> {
+        let open = self.pending.iter().filter(|pending| !pending.is_acknowledged);
+        open.map(|pending| pending.sent.after(self.round_trip.timeout())).min()
+    }
+
+    /// Sends again what was last sent before `sent_before` and is not acknowledged.
+    fn repeat(&mut self, now: Time, joined: &Joined, sent_before: Time) {
+        let open = self.pending.iter_mut().filter(|pending| !pending.is_acknowledged);
+        for pending in open.filter(|pending| pending.sent < sent_before) {
             send(joined, pending.sequence, &pending.batch, &mut self.outbox);
+            pending.sent = now;
             pending.is_repeated = true;
             self.counters.reports_repeated += 1;
+            self.last_sent = now;
         }
-        self.retry_at = now.after(self.round_trip.timeout());
-        self.last_repeat = now;
-        self.last_sent = now;
     }
 
     fn take_ack(&mut self, now: Time, joined: &Joined, header: &Header, refusals: &[AckRefusal]) {
-        let (first, last) = (header.watermark.get(), header.event_num.get());
-        if first > last {
-            // The server waits for `first` and drops what is behind it. Once in a
-            // round trip is enough to send it again.
-            let is_waiting = self.pending.iter().any(|pending| pending.sequence == first);
-            if is_waiting && now.since(self.last_repeat) > self.round_trip.grace() * 4 {
-                self.repeat(now, joined);
-            }
-            return;
-        }
+        let handled = header.watermark.get()..=header.event_num.get();
         let mut acknowledged = 0;
+        let mut newest_sent = None;
         for pending in &mut self.pending {
-            if pending.is_acknowledged || !(first..=last).contains(&pending.sequence) {
+            if pending.is_acknowledged || !handled.contains(&pending.sequence) {
                 continue;
             }
             pending.is_acknowledged = true;
             acknowledged += pending.batch.reports;
             if !pending.is_repeated {
                 self.round_trip.measured(now.since(pending.sent));
+                newest_sent = newest_sent.max(Some(pending.sent));
             }
+            for id in &pending.batch.ids {
+                self.under_way.remove(id);
+            }
+            self.has_freed |= !self.waiting.is_empty();
             for refusal in refusals.iter().filter(|one| one.sequence.get() == pending.sequence) {
                 acknowledged = acknowledged.saturating_sub(1);
                 self.counters.leaves_refused += 1;
@@ -492,11 +590,25 @@ impl Device {
             }
         }
         self.round_trip.answered();
-        self.retry_at = now.after(self.round_trip.timeout());
         self.retire();
+        // What was sent clearly earlier than a REPORT that has arrived was lost, as
+        // RFC 8985 has it: no need to wait for the timeout.
+        if let Some(sent) = newest_sent {
+            let earlier = Time(sent.0.saturating_sub(self.round_trip.grace().as_micros() as u64));
+            self.repeat(now, joined, earlier);
+        }
+        self.flush_waiting(now);
         if acknowledged > 0 {
             self.counters.leaves_acknowledged += acknowledged;
             self.events.push_back(DeviceEvent::Acknowledged { leaves: acknowledged });
+        }
+    }
+
+    /// Leaves that waited for an acknowledgement go at once: their reports were
+    /// flushed when they were made, or will be.
+    fn flush_waiting(&mut self, now: Time) {
+        if self.has_freed {
+            self.flush(now);
         }
     }
 
@@ -504,9 +616,7 @@ impl Device {
     fn retire(&mut self) {
         while self.pending.front().is_some_and(|pending| pending.is_acknowledged) {
             let Some(Pending { mut batch, .. }) = self.pending.pop_front() else { return };
-            batch.leaves.clear();
-            batch.count = 0;
-            batch.reports = 0;
+            batch.clear();
             self.spare.push(batch);
         }
     }
@@ -544,7 +654,7 @@ impl Device {
 fn send(joined: &Joined, sequence: u64, batch: &Batch, outbox: &mut Outbox) {
     let header = Header {
         event_num: U64::new(sequence),
-        count: U16::new(batch.count),
+        count: U16::new(batch.count()),
         ..session_header(joined, DatagramType::Report)
     };
     outbox.datagram(Destination::Peer, &header, &(), &batch.leaves, 0);

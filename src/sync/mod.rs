@@ -19,6 +19,7 @@ mod cookie;
 mod counters;
 mod device;
 mod follow;
+mod handled;
 mod join;
 mod layout_pull;
 mod leaves;

@@ -1,6 +1,7 @@
 //! What a server keeps about one client: a fixed few bytes, whatever it does.
 
 use crate::sync::budget::TokenBucket;
+use crate::sync::handled::Handled;
 use crate::sync::join::Role;
 use crate::sync::time::Time;
 
@@ -18,6 +19,6 @@ pub(crate) struct Session {
     pub(crate) expires: Time,
     /// RESPONSE and LAYOUT datagrams that it may still ask for.
     pub(crate) budget: TokenBucket,
-    /// Device: the REPORT that is applied next.
-    pub(crate) next_sequence: u64,
+    /// Device: the REPORTs that were handled.
+    pub(crate) handled: Handled,
 }

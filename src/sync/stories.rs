@@ -12,6 +12,7 @@ use crate::sync::DeviceEvent;
 use crate::sync::JoinError;
 use crate::sync::Leaves;
 use crate::sync::join::session_header;
+use crate::sync::testing::MemLeaf;
 use crate::sync::testing::MemTree;
 use crate::sync::testing::Weather;
 use crate::sync::testing::World;
@@ -413,11 +414,11 @@ fn a_restart_never_turns_a_reported_leaf_back() {
         world.device.report(now, DataLocId(3), value).unwrap();
         world.device.flush(now);
     }
-    // Both are written, and their acknowledgements are lost.
+    // The first is written, and its acknowledgement is lost; the second waits for it.
     world.run_for(Duration::from_micros(1));
     world.weather.loss = 1.0;
     world.run_for(Duration::from_millis(50));
-    assert_eq!(world.tree.leaves[3].data, b"two");
+    assert_eq!(world.tree.leaves[3].data, b"one");
     world.weather.loss = 0.0;
     world.restart_server(20);
     let before = world.tree.newest_revision();
@@ -498,4 +499,58 @@ fn a_client_that_finds_its_server_full_after_a_restart_waits_for_room() {
     assert!(world.server.counters().refused > 0);
     world.copies[0].is_stopped = true;
     assert!(world.run_until(30 * SECOND, |world| world.copies[1].client.is_in_sync()));
+}
+
+#[test]
+fn a_leaf_is_under_way_once_and_its_newest_data_wins() {
+    for seed in SEEDS {
+        let mut world = World::new(seed, MemTree::new(4, 200), 0);
+        world.weather = storm();
+        assert!(world.run_until(30 * SECOND, |world| world.device.joined().is_some()));
+        // 200 bytes a leaf: REPORTs fill up in the middle of a round.
+        for round in 0..300_u32 {
+            let leaf = DataLocId(round % 3);
+            let data = [&round.to_le_bytes()[..], &[7; 196]].concat();
+            while world.device.report(world.now, leaf, &data).is_err() {
+                world.run_for(Duration::from_millis(1));
+            }
+            if round % 7 == 0 {
+                world.device.flush(world.now);
+            }
+            let before: Vec<u32> = world.tree.leaves.iter().map(round_of).collect();
+            world.run_for(Duration::from_micros(300));
+            let after: Vec<u32> = world.tree.leaves.iter().map(round_of).collect();
+            assert!(before.iter().zip(&after).all(|(a, b)| a <= b), "seed {seed}: turned back");
+        }
+        world.device.flush(world.now);
+        assert!(world.run_until(30 * SECOND, |world| world.device.is_idle()), "seed {seed}");
+        let rounds: Vec<u32> = world.tree.leaves.iter().map(round_of).collect();
+        assert_eq!(rounds[..3], [297, 298, 299]);
+        assert_eq!(world.acknowledged, 300, "each report counts, replaced ones too");
+    }
+}
+
+fn round_of(leaf: &MemLeaf) -> u32 {
+    leaf.data.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+#[test]
+fn a_device_is_done_soon_after_its_last_report_in_a_storm() {
+    for seed in SEEDS {
+        let mut world = World::new(seed, MemTree::new(50, 64), 0);
+        world.weather = Weather { loss: 0.3, duplication: 0.01, jitter_us: 500 };
+        assert!(world.run_until(30 * SECOND, |world| world.device.joined().is_some()));
+        for round in 0..100_u32 {
+            let leaf = DataLocId(round % 50);
+            while world.device.report(world.now, leaf, &round.to_le_bytes()).is_err() {
+                world.run_for(Duration::from_millis(1));
+            }
+            world.device.flush(world.now);
+            world.run_for(Duration::from_millis(5));
+        }
+        let end = world.now;
+        assert!(world.run_until(30 * SECOND, |world| world.device.is_idle()), "seed {seed}");
+        let took = world.now.since(end);
+        assert!(took < SECOND, "seed {seed}: {took:?} of virtual time");
+    }
 }

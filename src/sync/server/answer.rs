@@ -13,6 +13,7 @@ use crate::layout::DataLocId;
 use crate::layout::Revision;
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::layout::limits::RESPONSE_BODY_LEN;
+use crate::sync::handled::Sequence;
 use crate::sync::leaves::ServedLeaves;
 use crate::sync::leaves::WriteRefusal;
 use crate::sync::outbox::Destination;
@@ -122,9 +123,8 @@ impl Server {
         }
     }
 
-    /// Applies a REPORT if it is the next one of its device, and acknowledges it
-    /// (claims 3 and 23).
-    pub(super) fn take_report(
+    /// Applies a REPORT unless it was before, and acknowledges it (claims 3 and 23).
+    pub(crate) fn take_report(
         &mut self,
         from: SocketAddr,
         header: &Header,
@@ -138,33 +138,35 @@ impl Server {
             return;
         }
         let Some(session) = self.sessions.get(&from) else { return };
-        let (id, expected) = (session.id, session.next_sequence);
-        if sequence > expected {
-            self.counters.reports_early += 1;
-            self.acknowledge(from, id, expected, expected - 1, &[]);
-            return;
-        }
-        let is_next = sequence == expected;
-        let Some(refusals) = self.apply_report(sequence, is_next, leaves, tree) else {
+        let id = session.id;
+        let is_new = match session.handled.look_up(sequence) {
+            Sequence::New => true,
+            Sequence::Repeated => false,
+            Sequence::Beyond => {
+                self.counters.reports_early += 1;
+                return;
+            }
+        };
+        let Some(refusals) = self.apply_report(sequence, is_new, leaves, tree) else {
             // Not written, so not acknowledged: the device sends it again.
             self.counters.reports_failed += 1;
             return;
         };
-        if is_next {
+        if is_new {
             self.counters.reports += 1;
             if let Some(session) = self.sessions.get_mut(&from) {
-                session.next_sequence += 1;
+                session.handled.note(sequence);
             }
         } else {
             self.counters.reports_repeated += 1;
         }
-        self.acknowledge(from, id, sequence, sequence, &refusals);
+        self.acknowledge(from, id, sequence, &refusals);
     }
 
     fn apply_report(
         &mut self,
         sequence: u64,
-        is_next: bool,
+        is_new: bool,
         leaves: LeafIter<'_>,
         tree: &mut impl ServedLeaves,
     ) -> Option<Vec<AckRefusal>> {
@@ -173,7 +175,7 @@ impl Server {
             let id = leaf.data_loc_id();
             // A repeated REPORT gets the same refusals as the first one: they
             // follow from the layout alone.
-            let outcome = if is_next {
+            let outcome = if is_new {
                 tree.write(id, leaf.data).map(|_| ())
             } else {
                 tree.check_write(id, leaf.data.len())
@@ -181,14 +183,14 @@ impl Server {
             match outcome {
                 Err(WriteRefusal::Trouble) => return None,
                 Err(refusal) => refusals.push(ack_refusal(sequence, id, refusal)),
-                Ok(()) if is_next => {
+                Ok(()) if is_new => {
                     self.counters.leaves_reported += 1;
                     self.writes_in_period += 1;
                 }
                 Ok(()) => {}
             }
         }
-        if is_next {
+        if is_new {
             self.counters.leaves_refused += refusals.len() as u64;
         }
         Some(refusals)
@@ -198,15 +200,14 @@ impl Server {
         &mut self,
         to: SocketAddr,
         session_id: u64,
-        first: u64,
-        last: u64,
+        sequence: u64,
         refusals: &[AckRefusal],
     ) {
         // A refusal takes no more bytes than the leaf that it answers, so an ACK
         // is never larger than its REPORT.
         let header = Header {
-            event_num: U64::new(last),
-            watermark: U64::new(first),
+            event_num: U64::new(sequence),
+            watermark: U64::new(sequence),
             count: U16::new(u16::try_from(refusals.len()).unwrap_or(u16::MAX)),
             ..self.header(DatagramType::Ack, session_id)
         };

@@ -9,6 +9,7 @@ use zerocopy::little_endian::U64;
 
 use crate::sync::budget::TokenBucket;
 use crate::sync::cookie::Cookie;
+use crate::sync::handled::Handled;
 use crate::sync::join::Role;
 use crate::sync::leaves::ServedLeaves;
 use crate::sync::outbox::Destination;
@@ -119,7 +120,7 @@ impl Server {
             view,
             expires: now.after(HALF_OPEN_LIVES),
             budget: TokenBucket::new(self.config.request_rate, self.config.request_burst, now),
-            next_sequence: 1,
+            handled: Handled::new(),
         };
         self.half_open.push_back((from, session));
         Ok(())
