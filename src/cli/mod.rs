@@ -27,7 +27,9 @@ mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use anyhow::Context;
 use clap::Args;
 use clap::CommandFactory;
 use clap::FromArgMatches;
@@ -110,6 +112,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
 fn perform(args: &[OsString]) -> anyhow::Result<Exit> {
     let cli = parse(args)?;
     start_logging(&cli)?;
+    survive_file_size_limits()?;
     dispatch(cli.command, args)
 }
 
@@ -119,6 +122,15 @@ fn table() -> clap::Command {
     // Values of variables are the reader's own, and may be long.
     let quiet = |command: clap::Command| command.mut_args(|arg| arg.hide_env_values(true));
     quiet(Cli::command()).mut_subcommands(quiet)
+}
+
+/// A file that would grow beyond `ulimit -f` is an error of the call that is told
+/// like any other, not a death by signal.
+fn survive_file_size_limits() -> anyhow::Result<()> {
+    // A handler of any kind keeps the signal from killing; nobody reads the flag.
+    signal_hook::flag::register(libc::SIGXFSZ, Arc::default())
+        .context("cannot prepare for signals")?;
+    Ok(())
 }
 
 /// Reads flags, variables and the settings file.
