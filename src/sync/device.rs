@@ -76,7 +76,7 @@ pub enum DeviceEvent {
     /// A session was opened: reports may be made (by path after
     /// [`DeviceEvent::Layout`] only).
     Joined(Joined),
-    /// The layout is there.
+    /// The layout is there. If it is not the one before, [`Device::renumber`] is due.
     Layout,
     /// The server cannot be joined; the device has stopped.
     Refused(JoinError),
@@ -158,8 +158,12 @@ pub struct Device {
     joined: Option<Joined>,
     pull: Option<LayoutPull>,
     layout_blob: Vec<u8>,
+    /// Layout whose DataLocIDs the reports name.
+    named_by: LayoutHash,
     filling: Batch,
     pending: VecDeque<Pending>,
+    /// Reports of earlier sessions, until they are reported again.
+    held_back: Vec<Batch>,
     /// Empty batches whose memory is used again.
     spare: Vec<Batch>,
     next_sequence: u64,
@@ -195,8 +199,10 @@ impl Device {
             joined: None,
             pull: None,
             layout_blob: Vec::new(),
+            named_by: LayoutHash(0),
             filling: Batch::default(),
             pending: VecDeque::with_capacity(WINDOW),
+            held_back: Vec::new(),
             spare: Vec::new(),
             next_sequence: 1,
             round_trip: RoundTrip::default(),
@@ -275,7 +281,8 @@ impl Device {
     /// # Errors
     /// See [`ReportError`]; the device keeps nothing of a report that it refuses.
     pub fn report(&mut self, now: Time, leaf: DataLocId, data: &[u8]) -> Result<(), ReportError> {
-        let Some(joined) = self.joined else { return Err(ReportError::NotJoined) };
+        let joined = self.joined.filter(|joined| self.knows_layout_of(joined));
+        let Some(joined) = joined else { return Err(ReportError::NotJoined) };
         let room = joined.datagram_size - DATAGRAM_HEADER_LEN;
         let wire_len = leaf_wire_len(data.len());
         if wire_len > room {
@@ -307,7 +314,19 @@ impl Device {
 
     /// Whether everything reported is acknowledged.
     pub fn is_idle(&self) -> bool {
-        self.filling.count == 0 && self.pending.is_empty()
+        self.filling.count == 0 && self.pending.is_empty() && self.held_back.is_empty()
+    }
+
+    /// Says where the leaves of the layout before lie in the one that came with
+    /// [`DeviceEvent::Layout`]: a tree that grew may have moved them. Until then
+    /// nothing is reported, because it would go to other leaves. A leaf that is
+    /// nowhere any more is told as refused. Does nothing if the layout is as it was.
+    pub fn renumber(&mut self, now: Time, place: impl Fn(DataLocId) -> Option<DataLocId>) {
+        let Some(joined) = self.joined.filter(|_| self.pull.is_none()) else { return };
+        if !self.knows_layout_of(&joined) {
+            self.named_by = joined.layout_hash;
+            self.report_again(now, &joined, place);
+        }
     }
 
     /// Says goodbye.
@@ -381,17 +400,33 @@ impl Device {
         self.events.push_back(DeviceEvent::Joined(joined));
         self.round_trip = RoundTrip::default();
         self.next_sequence = 1;
-        self.report_again(now, &joined);
+        let unacknowledged = self.pending.drain(..).filter(|one| !one.is_acknowledged);
+        self.held_back.extend(unacknowledged.map(|one| one.batch));
+        self.held_back.push(core::mem::take(&mut self.filling));
+        if self.counters.joins == 1 {
+            self.named_by = joined.layout_hash;
+        }
+        if self.knows_layout_of(&joined) {
+            self.report_again(now, &joined, Some);
+        }
     }
 
-    /// Reports the newest Data of each leaf that is not acknowledged. The last
-    /// session may have written some of it: an older value sent again would turn
-    /// the leaf back.
-    fn report_again(&mut self, now: Time, joined: &Joined) {
-        let pending = core::mem::take(&mut self.pending);
-        let batches = pending.into_iter().filter(|one| !one.is_acknowledged).map(|one| one.batch);
-        let filling = core::mem::take(&mut self.filling);
-        let batches: Vec<Batch> = batches.chain([filling]).collect();
+    /// Whether reports name leaves as this session's tree does. A device that skips
+    /// the layout answers for its DataLocIDs itself.
+    fn knows_layout_of(&self, joined: &Joined) -> bool {
+        self.config.layout == LayoutWish::Skip || self.named_by == joined.layout_hash
+    }
+
+    /// Reports the newest Data of each leaf that is not acknowledged, at its place in
+    /// this session's tree. The last session may have written some of it: an older
+    /// value sent again would turn the leaf back.
+    fn report_again(
+        &mut self,
+        now: Time,
+        joined: &Joined,
+        place: impl Fn(DataLocId) -> Option<DataLocId>,
+    ) {
+        let batches = core::mem::take(&mut self.held_back);
         let mut newest = BTreeMap::new();
         let mut reports = 0;
         for batch in &batches {
@@ -403,7 +438,13 @@ impl Device {
         // A REPORT stands for its leaves, the first one for what was replaced too.
         let mut replaced = reports - newest.len() as u64;
         let room = joined.datagram_size - DATAGRAM_HEADER_LEN;
-        for (leaf, data) in newest {
+        for (named, data) in newest {
+            let Some(leaf) = place(named) else {
+                let (reason, detail) = (RefusalReason::UnknownLeaf, joined.leaf_count);
+                self.events.push_back(DeviceEvent::LeafRefused { leaf: named, reason, detail });
+                self.counters.leaves_refused += 1;
+                continue;
+            };
             if leaf_wire_len(data.len()) > room {
                 // The new server's datagrams are smaller.
                 let detail = u32::try_from(room - leaf_wire_len(0)).unwrap_or(u32::MAX);
