@@ -208,15 +208,20 @@ impl Agent {
         for interface in &interfaces {
             let Some(leaf) = self.places.of.get(&interface.name).copied() else { continue };
             let name = layout.leaf_name(leaf).unwrap_or_default();
-            let held = self.held.entry(name).or_default();
+            let held = self.held.get(&name).map_or(&[][..], Vec::as_slice);
             let data = filled(layout, leaf, interface, held)?;
-            if data != *held {
-                held.clone_from(&data);
-                changed.push((leaf, data));
+            if data != held {
+                changed.push((leaf, name, data));
             }
         }
-        for (leaf, data) in changed {
+        let known = layout.layout_hash();
+        for (leaf, name, data) in changed {
+            // The tree grew while a report waited: the next look finds the leaves anew.
+            if layout_of(reporter)?.layout_hash() != known {
+                break;
+            }
             reporter.report(leaf, &data)?;
+            self.held.insert(name, data);
         }
         Ok(())
     }

@@ -57,7 +57,8 @@ pub(crate) fn read_line(input: &mut impl BufRead, line: &mut Vec<u8>) -> anyhow:
 /// What lines become, with what this process last sent for each leaf.
 #[derive(Debug, Default)]
 pub(crate) struct Lines {
-    sent: HashMap<DataLocId, Vec<u8>>,
+    /// By path: DataLocIDs move when a tree grows.
+    sent: HashMap<String, Vec<u8>>,
 }
 
 impl Lines {
@@ -85,7 +86,7 @@ impl Lines {
         check_size(leaf, data.len(), layout)?;
         // Only Data with fields is written in parts.
         if !layout.fields_of(leaf).is_empty() {
-            self.sent.insert(leaf, data.clone());
+            self.sent.insert(layout.path_of(leaf).unwrap_or_default(), data.clone());
         }
         Ok((leaf, data))
     }
@@ -102,7 +103,8 @@ impl Lines {
             .iter()
             .map(|(name, value)| Ok((name.as_str(), value_of(known, name, value)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let present = self.sent.get(&leaf).map_or(&[][..], Vec::as_slice);
+        let path = layout.path_of(leaf).unwrap_or_default();
+        let present = self.sent.get(&path).map_or(&[][..], Vec::as_slice);
         Ok(encode_fields(known, &whole(known, present), values)?)
     }
 }

@@ -64,6 +64,8 @@ pub struct Reporter {
     batch: RecvBatch,
     device: Device,
     layout: Option<Layout>,
+    /// The leaf that waits to be taken.
+    in_hand: Option<DataLocId>,
     refusals: Vec<Refusal>,
     acknowledged: u64,
     failed: Option<JoinError>,
@@ -118,6 +120,7 @@ impl Reporter {
             batch: RecvBatch::default(),
             device,
             layout: None,
+            in_hand: None,
             refusals: Vec::new(),
             acknowledged: 0,
             failed: None,
@@ -141,7 +144,9 @@ impl Reporter {
         let timeout = self.options.report_timeout;
         let begun = self.clock.now();
         let mut now = begun;
-        loop {
+        self.in_hand = Some(leaf);
+        // The tree may grow while it waits, and the leaf move.
+        while let Some(leaf) = self.in_hand {
             match self.device.report(now, leaf, data) {
                 Ok(()) => return self.drain(),
                 Err(ReportError::TooLarge { expected: max, found }) => {
@@ -156,6 +161,9 @@ impl Reporter {
             self.turn(timeout - waited)?;
             now = self.clock.now();
         }
+        let detail = self.layout.as_ref().map_or(0, Layout::leaf_count);
+        self.refusals.push(Refusal { leaf, reason: RefusalReason::UnknownLeaf, detail });
+        Ok(())
     }
 
     /// Sends what was taken, and waits until all is acknowledged.
@@ -310,6 +318,22 @@ impl Reporter {
         }
     }
 
+    /// Takes a layout over. What is not acknowledged moves with its leaves.
+    fn follow(&mut self, layout: Layout) {
+        let now = self.clock.now();
+        match &self.layout {
+            // Without a layout nothing was reported yet.
+            None => self.device.renumber(now, Some),
+            Some(before) => {
+                let place = place_in(&layout, before);
+                self.in_hand = self.in_hand.and_then(&place);
+                self.device.renumber(now, place);
+            }
+        }
+        send_all(&mut self.device, &mut self.outlet);
+        self.layout = Some(layout);
+    }
+
     fn handle_event(&mut self, event: DeviceEvent) -> Result<(), ReporterError> {
         let server = self.options.server;
         match event {
@@ -318,7 +342,7 @@ impl Reporter {
                 let layout = Layout::from_blob(self.device.layout_blob())
                     .map_err(Box::new)
                     .map_err(|source| ReporterError::Layout { server, source })?;
-                self.layout = Some(layout);
+                self.follow(layout);
             }
             DeviceEvent::Refused(error) => self.failed = Some(error),
             DeviceEvent::Rejoining => info!("{server}: the session is over, joining again"),
@@ -328,6 +352,16 @@ impl Reporter {
             DeviceEvent::Acknowledged { leaves } => self.acknowledged += leaves,
         }
         Ok(())
+    }
+}
+
+/// Where a leaf of a layout lies in a later one: by its place in its parent if that
+/// only grew, else by its path.
+fn place_in(new: &Layout, old: &Layout) -> impl Fn(DataLocId) -> Option<DataLocId> {
+    let growth = new.extends(old).ok();
+    move |leaf| match &growth {
+        Some(growth) => growth.new_leaf(leaf),
+        None => new.leaf_at(&old.path_of(leaf)?),
     }
 }
 

@@ -79,7 +79,7 @@ pub enum DeviceEvent {
     /// A session was opened: reports may be made (by path after
     /// [`DeviceEvent::Layout`] only).
     Joined(Joined),
-    /// The layout is there.
+    /// The layout is there. If it is not the one before, [`Device::renumber`] is due.
     Layout,
     /// The server cannot be joined; the device has stopped.
     Refused(JoinError),
@@ -187,6 +187,8 @@ pub struct Device {
     joined: Option<Joined>,
     pull: Option<LayoutPull>,
     layout_blob: Vec<u8>,
+    /// Layout whose DataLocIDs the reports name.
+    named_by: LayoutHash,
     filling: Batch,
     /// Newest Data of leaves whose last report is under way.
     waiting: BTreeMap<DataLocId, Waiting>,
@@ -228,6 +230,7 @@ impl Device {
             joined: None,
             pull: None,
             layout_blob: Vec::new(),
+            named_by: LayoutHash(0),
             filling: Batch::default(),
             waiting: BTreeMap::new(),
             under_way: HashSet::new(),
@@ -313,7 +316,8 @@ impl Device {
     /// # Errors
     /// See [`ReportError`]; the device keeps nothing of a report that it refuses.
     pub fn report(&mut self, now: Time, leaf: DataLocId, data: &[u8]) -> Result<(), ReportError> {
-        let Some(joined) = self.joined else { return Err(ReportError::NotJoined) };
+        let joined = self.joined.filter(|joined| self.knows_layout_of(joined));
+        let Some(joined) = joined else { return Err(ReportError::NotJoined) };
         let room = joined.datagram_size - DATAGRAM_HEADER_LEN;
         let wire_len = leaf_wire_len(data.len());
         if wire_len > room {
@@ -362,7 +366,8 @@ impl Device {
 
     /// Sends what was taken and not sent yet, if the window has room.
     pub fn flush(&mut self, now: Time) {
-        let Some(joined) = self.joined else { return };
+        let joined = self.joined.filter(|joined| self.knows_layout_of(joined));
+        let Some(joined) = joined else { return };
         self.fill_waiting(now, &joined);
         if !self.filling.ids.is_empty() && !self.is_window_full() {
             self.send_filling(now, &joined);
@@ -397,6 +402,25 @@ impl Device {
     /// Whether everything reported is acknowledged.
     pub fn is_idle(&self) -> bool {
         self.filling.ids.is_empty() && self.waiting.is_empty() && self.pending.is_empty()
+    }
+
+    /// Says where the leaves of the layout before lie in the one that came with
+    /// [`DeviceEvent::Layout`]: a tree that grew may have moved them. Until then
+    /// nothing is reported, because it would go to other leaves. A leaf that is
+    /// nowhere any more is told as refused. Does nothing if the layout is as it was.
+    pub fn renumber(&mut self, now: Time, place: impl Fn(DataLocId) -> Option<DataLocId>) {
+        let Some(joined) = self.joined.filter(|_| self.pull.is_none()) else { return };
+        if self.knows_layout_of(&joined) {
+            return;
+        }
+        self.named_by = joined.layout_hash;
+        for (named, one) in core::mem::take(&mut self.waiting) {
+            match place(named) {
+                Some(leaf) => self.hold_again(leaf, &one.data, one.reports),
+                None => self.give_up(named, RefusalReason::UnknownLeaf, joined.leaf_count),
+            }
+        }
+        self.resume(now, &joined);
     }
 
     /// Says goodbye.
@@ -470,13 +494,25 @@ impl Device {
         self.events.push_back(DeviceEvent::Joined(joined));
         self.round_trip = RoundTrip::default();
         self.next_sequence = 1;
-        self.report_again(now, &joined);
+        self.hold_everything();
+        if self.counters.joins == 1 {
+            self.named_by = joined.layout_hash;
+        }
+        if self.knows_layout_of(&joined) {
+            self.resume(now, &joined);
+        }
     }
 
-    /// Reports the newest Data of each leaf that is not acknowledged. The last
-    /// session may have written some of it: an older value sent again would turn
-    /// the leaf back.
-    fn report_again(&mut self, now: Time, joined: &Joined) {
+    /// Whether reports name leaves as this session's tree does. A device that skips
+    /// the layout answers for its DataLocIDs itself.
+    fn knows_layout_of(&self, joined: &Joined) -> bool {
+        self.config.layout == LayoutWish::Skip || self.named_by == joined.layout_hash
+    }
+
+    /// Keeps the newest Data of each leaf that is not acknowledged. The last session
+    /// may have written some of it: an older value sent again would turn the leaf
+    /// back.
+    fn hold_everything(&mut self) {
         let pending = core::mem::take(&mut self.pending);
         let batches = pending.into_iter().filter(|one| !one.is_acknowledged).map(|one| one.batch);
         let filling = core::mem::take(&mut self.filling);
@@ -494,9 +530,18 @@ impl Device {
         for (leaf, one) in waiting {
             self.hold_again(leaf, &one.data, one.reports);
         }
+    }
+
+    /// Reports what was kept.
+    fn resume(&mut self, now: Time, joined: &Joined) {
         self.refuse_too_large(joined);
         self.has_freed = true;
         self.flush(now);
+    }
+
+    fn give_up(&mut self, leaf: DataLocId, reason: RefusalReason, detail: u32) {
+        self.events.push_back(DeviceEvent::LeafRefused { leaf, reason, detail });
+        self.counters.leaves_refused += 1;
     }
 
     fn hold_again(&mut self, leaf: DataLocId, data: &[u8], reports: u64) {
@@ -511,15 +556,13 @@ impl Device {
     fn refuse_too_large(&mut self, joined: &Joined) {
         let room = joined.datagram_size - DATAGRAM_HEADER_LEN;
         let detail = u32::try_from(room - leaf_wire_len(0)).unwrap_or(u32::MAX);
-        let reason = RefusalReason::TooLarge;
-        self.waiting.retain(|leaf, one| {
-            let fits = leaf_wire_len(one.data.len()) <= room;
-            if !fits {
-                self.events.push_back(DeviceEvent::LeafRefused { leaf: *leaf, reason, detail });
-                self.counters.leaves_refused += 1;
-            }
-            fits
-        });
+        let too_large = |one: &Waiting| leaf_wire_len(one.data.len()) > room;
+        let refused = self.waiting.iter().filter(|(_, one)| too_large(one));
+        let refused: Vec<DataLocId> = refused.map(|(leaf, _)| *leaf).collect();
+        for leaf in refused {
+            self.waiting.remove(&leaf);
+            self.give_up(leaf, RefusalReason::TooLarge, detail);
+        }
     }
 
     fn rejoin(&mut self, now: Time, delay: Duration) {

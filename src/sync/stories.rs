@@ -8,12 +8,17 @@ use zerocopy::little_endian::U64;
 use crate::layout::DataLocId;
 use crate::layout::Revision;
 use crate::sync::ClientEvent;
+use crate::sync::Device;
+use crate::sync::DeviceConfig;
 use crate::sync::DeviceEvent;
 use crate::sync::JoinError;
+use crate::sync::LayoutWish;
 use crate::sync::Leaves;
+use crate::sync::ReportError;
 use crate::sync::join::session_header;
 use crate::sync::testing::MemLeaf;
 use crate::sync::testing::MemTree;
+use crate::sync::testing::Seeded;
 use crate::sync::testing::Weather;
 use crate::sync::testing::World;
 use crate::sync::time::RandomSource;
@@ -333,6 +338,41 @@ fn reports_outlive_a_restart_of_the_server() {
     assert!(world.run_until(30 * SECOND, |world| world.device.is_idle()));
     assert_eq!(world.tree.leaves[7].data, b"kept");
     assert_eq!(world.acknowledged, 1);
+}
+
+#[test]
+fn reports_of_a_tree_that_grew_wait_until_they_are_renumbered() {
+    let mut world = World::new(14, MemTree::new(50, 64), 0);
+    let config = DeviceConfig { layout: LayoutWish::Pull, tree_id: None };
+    world.device = Device::new(config, Box::new(Seeded::new(5)), world.now);
+    let has_layout = |world: &World| world.device_events.contains(&DeviceEvent::Layout);
+    assert!(world.run_until(SECOND, has_layout));
+    world.weather.loss = 1.0;
+    let now = world.now;
+    // The sixth leaf of the second parent, and one that will be gone.
+    world.device.report(now, DataLocId(30), b"kept").unwrap();
+    world.device.report(now, DataLocId(49), b"gone").unwrap();
+    world.device.flush(now);
+    world.run_for(Duration::from_millis(50));
+    world.weather.loss = 0.0;
+    world.tree = MemTree::new(80, 64);
+    world.device_events.clear();
+    world.restart_server(20);
+    assert!(world.run_until(30 * SECOND, has_layout));
+    world.run_for(SECOND);
+    let now = world.now;
+    assert_eq!(world.device.report(now, DataLocId(1), b"early"), Err(ReportError::NotJoined));
+    assert!(world.tree.leaves.iter().all(|leaf| leaf.data.is_empty()));
+    let place = |leaf: DataLocId| (leaf.0 < 49).then_some(DataLocId(leaf.0 + 15));
+    world.device.renumber(now, place);
+    world.device.report(now, DataLocId(1), b"later").unwrap();
+    assert!(world.run_until(SECOND, |world| world.device.is_idle()));
+    assert_eq!(world.tree.leaves[45].data, b"kept");
+    assert_eq!(world.tree.leaves[1].data, b"later");
+    assert_eq!(world.tree.leaves.iter().filter(|leaf| !leaf.data.is_empty()).count(), 2);
+    let (leaf, reason) = (DataLocId(49), RefusalReason::UnknownLeaf);
+    let gone = DeviceEvent::LeafRefused { leaf, reason, detail: 80 };
+    assert!(world.device_events.contains(&gone));
 }
 
 #[test]
