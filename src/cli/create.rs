@@ -33,6 +33,8 @@ use crate::cli::output::word;
 use crate::cli::parse;
 use crate::cli::progress::Progress;
 use crate::cli::progress::Spinner;
+use crate::cli::words::counted;
+use crate::cli::words::leaves;
 
 /// Options of `mapleaf create`.
 #[derive(Debug, Args)]
@@ -119,10 +121,10 @@ fn finish(tree: Tree, path: &Path) -> anyhow::Result<Exit> {
     let layout = tree.shared_layout();
     tree.close().with_context(|| path.display().to_string())?;
     word(format_args!(
-        "created {}: {} leaves over {} parents, {} bytes",
+        "created {}: {} over {}, {} bytes",
         path.display(),
-        layout.leaf_count(),
-        layout.parent_count(),
+        leaves(layout.leaf_count()),
+        counted(layout.parent_count(), "parent", "parents"),
         layout.file_len(),
     ));
     Ok(Exit::Done)

@@ -31,6 +31,7 @@ use crate::cli::parse;
 use crate::cli::parse::Address;
 use crate::cli::progress::Progress;
 use crate::cli::serving::ServingArgs;
+use crate::cli::words::leaves;
 
 /// Options of `mapleaf mirror`.
 #[derive(Debug, Args)]
@@ -123,7 +124,7 @@ fn end(
         bail!("no answer from {server} in time: is a server running there?");
     }
     let MirrorStatus { held_leaves, wanted_leaves, .. } = report.status;
-    word(format_args!("not in sync in time: {held_leaves} of {wanted_leaves} leaves held"));
+    word(format_args!("not in sync in time: {held_leaves} of {} held", leaves(wanted_leaves)));
     Ok(Exit::No)
 }
 
@@ -158,7 +159,7 @@ impl MirrorObserver for Words {
     fn joined(&mut self, joined: &Joined) {
         self.joins += 1;
         let again = if self.joins > 1 { " again" } else { "" };
-        word(format_args!("joined {}{again}: {} leaves", self.server, joined.leaf_count));
+        word(format_args!("joined {}{again}: {}", self.server, leaves(joined.leaf_count)));
     }
 
     fn progress(&mut self, status: &MirrorStatus, _tree: Option<&Tree>) {
