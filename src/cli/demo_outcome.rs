@@ -110,7 +110,10 @@ impl Outcome {
                 replicas.gaps, replicas.missed
             ),
             format!("repaired   {} leaves by {} REQUESTs", replicas.repaired, replicas.requests),
-            format!("applied    {} leaves by EVENTs, {} sent", replicas.applied, server.events),
+            format!(
+                "applied    {} leaves by EVENTs; the server made {} EVENTs",
+                replicas.applied, server.events
+            ),
             format!(
                 "replicas   {} of {}: {verdict}, {:.1} s",
                 plan.replicas.saturating_sub(self.different.len()),
