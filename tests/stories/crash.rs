@@ -75,7 +75,7 @@ impl Oracle {
 
     /// Each leaf holds what was last acknowledged for it, or what was reported later.
     fn assert_kept(&self, tree: &FilePath) {
-        let acknowledged = self.reporter.acknowledged() as usize;
+        let acknowledged = self.reporter.acknowledged_through() as usize;
         let file = TreeFile::open(tree).unwrap();
         for leaf in 0..LEAVES {
             let held = file.read_leaf(DataLocId(leaf)).unwrap().unwrap().unwrap();
