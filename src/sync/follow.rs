@@ -151,7 +151,7 @@ impl Follower {
             // server lost history. Or a copy that was cut off half-way.
             Held::UpTo { .. } | Held::Partial => Known::Unknown,
         };
-        let follower = Follower {
+        let mut follower = Follower {
             config,
             joined,
             spans: Spans::new(&selection.ranges, known),
@@ -170,10 +170,11 @@ impl Follower {
             repair_at: now,
             waits_for_repair: false,
             round_trip: RoundTrip::default(),
-            audit_at: now.after(config.audit_interval),
+            audit_at: now,
             audit_from: None,
             last_sent: now,
         };
+        follower.audit_at = now.after(follower.audit_step());
         follower.note_in(tree);
         follower
     }
@@ -653,18 +654,16 @@ impl Follower {
         if desk.now < self.audit_at {
             return;
         }
-        let sections = self.selection.leaf_count().div_ceil(self.checksums_max()).max(1);
-        self.audit_at = desk.now.after(self.config.audit_interval / sections);
+        self.audit_at = desk.now.after(self.audit_step());
         if !self.asks.is_empty() || !self.spans.is_live() {
             return;
         }
-        let from = self.audit_from.unwrap_or(0);
-        let range = self.selection.ranges.iter().find(|range| range.end > from);
-        let Some(range) = range else {
-            self.audit_from = None;
+        let last = self.selection.ranges.last().map_or(0, |range| range.end);
+        let from = self.audit_from.filter(|from| *from < last).unwrap_or(0);
+        let Some(range) = self.selection.ranges.iter().find(|range| range.end > from) else {
             return;
         };
-        if self.audit_from.is_none() {
+        if from == 0 {
             desk.counters.audits += 1;
         }
         let first = range.start.max(from);
@@ -672,6 +671,12 @@ impl Follower {
         self.audit_from = Some(end);
         let share = (self.credit() / ASKS_MAX as u32).clamp(1, ASK_CREDIT_MAX);
         self.ask(desk, first..end, share, Method::Checksums, tree);
+    }
+
+    /// Time from one section to the next.
+    fn audit_step(&self) -> Duration {
+        let sections = self.selection.leaf_count().div_ceil(self.checksums_max());
+        self.config.audit_interval / sections.max(1)
     }
 
     /// RESPONSE datagrams that may be under way: half of the receive buffer holds

@@ -1,6 +1,8 @@
 //! kill -9: nothing that was acknowledged is lost, nothing is torn, and a copy goes on
 //! from where it was.
 
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path as FilePath;
 use std::thread;
 use std::time::Duration;
@@ -32,14 +34,20 @@ use crate::support::wait_until;
 
 const KILLS: u32 = 8;
 
-const LEAVES: u32 = 40;
+/// Devices of one leaf each.
+const SINGLES: u32 = 8;
 
-/// What was reported, in its order, and what of it was acknowledged.
-struct Oracle {
+/// Leaves of the device that has many.
+const MANY: Range<u32> = SINGLES..SINGLES + 32;
+
+/// A device, and what was acknowledged of what it reported.
+struct Device {
     reporter: Reporter,
-    random: SplitMix,
+    leaves: Range<u32>,
     /// Leaf of each report: its number is its place.
     reported: Vec<u32>,
+    /// Reports that are known to be acknowledged: the first ones.
+    acknowledged: usize,
 }
 
 /// Data that shows its number, and by every byte whether it is whole.
@@ -56,30 +64,46 @@ fn number_of(bytes: &[u8]) -> usize {
     number
 }
 
-impl Oracle {
-    fn report(&mut self) {
-        let leaf = self.random.below(LEAVES);
-        let number = self.reported.len();
-        self.reporter.report(DataLocId(leaf), &data(number)).unwrap();
+impl Device {
+    fn connect(server: SocketAddr, leaves: Range<u32>) -> Device {
+        let options = ReporterOptions {
+            connect_timeout: WATCHDOG,
+            report_timeout: WATCHDOG,
+            ..ReporterOptions::new(server)
+        };
+        let reporter = Reporter::connect(options).unwrap();
+        Device { reporter, leaves, reported: Vec::new(), acknowledged: 0 }
+    }
+
+    fn report(&mut self, random: &mut SplitMix) {
+        let leaf = self.leaves.start + random.below(self.leaves.len() as u32);
+        self.reporter.report(DataLocId(leaf), &data(self.reported.len())).unwrap();
         self.reported.push(leaf);
     }
 
-    /// Reports as fast as the window lets it.
-    fn report_for(&mut self, time: Duration) {
-        let begun = Instant::now();
-        while begun.elapsed() < time {
-            (0..20).for_each(|_| self.report());
-            self.reporter.poll(Duration::ZERO).unwrap();
-        }
+    /// Takes the acknowledgements that came.
+    fn poll(&mut self, wait: Duration) {
+        self.reporter.poll(wait).unwrap();
+        self.learn();
+    }
+
+    fn flush(&mut self) {
+        self.reporter.flush(WATCHDOG).unwrap();
+        self.learn();
+        assert_eq!(self.acknowledged, self.reported.len());
+        assert!(self.reporter.refusals().is_empty());
+    }
+
+    fn learn(&mut self) {
+        self.acknowledged = self.reporter.acknowledged_through() as usize;
     }
 
     /// Each leaf holds what was last acknowledged for it, or what was reported later.
-    fn assert_kept(&self, tree: &FilePath) {
-        let acknowledged = self.reporter.acknowledged() as usize;
-        let file = TreeFile::open(tree).unwrap();
-        for leaf in 0..LEAVES {
+    fn assert_kept(&self, file: &TreeFile) {
+        for leaf in self.leaves.clone() {
             let held = file.read_leaf(DataLocId(leaf)).unwrap().unwrap().unwrap();
-            let kept = self.reported[..acknowledged].iter().rposition(|known| *known == leaf);
+            let mut known = self.reported[..self.acknowledged].iter();
+            let kept = known.rposition(|known| *known == leaf);
             if held.data.is_empty() {
                 assert_eq!(kept, None, "leaf {leaf} lost an acknowledged report");
                 continue;
@@ -92,43 +116,74 @@ impl Oracle {
     }
 }
 
+/// Every device of the story.
+struct Devices {
+    all: Vec<Device>,
+    random: SplitMix,
+}
+
+impl Devices {
+    fn connect(server: SocketAddr) -> Devices {
+        let singles = (0..SINGLES).map(|leaf| leaf..leaf + 1);
+        let all = singles.chain([MANY]).map(|leaves| Device::connect(server, leaves));
+        Devices { all: all.collect(), random: SplitMix(0x6b69_6c6c) }
+    }
+
+    /// Some time, by the seed.
+    fn delay(&mut self) -> Duration {
+        Duration::from_millis(u64::from(20 + self.random.below(300)))
+    }
+
+    /// Reports as fast as the windows let them.
+    fn report_for(&mut self, time: Duration) {
+        let begun = Instant::now();
+        while begun.elapsed() < time {
+            for device in &mut self.all {
+                let count = device.leaves.len() / 4 + 1;
+                (0..count).for_each(|_| device.report(&mut self.random));
+                device.poll(Duration::ZERO);
+            }
+        }
+    }
+
+    fn assert_kept(&self, tree: &FilePath) {
+        let file = TreeFile::open(tree).unwrap();
+        self.all.iter().for_each(|device| device.assert_kept(&file));
+    }
+}
+
 #[test]
 fn a_killed_server_keeps_every_acknowledged_report() {
     let site = Site::new();
-    let tree = site.create_plain("tree", [2, LEAVES, 200]);
+    let tree = site.create_plain("tree", [2, MANY.end, 200]);
     let options = ["--period", "10ms"];
     let mut server = Serving::server(&tree, &options);
     let address = server.address;
     let copy = site.path("copy");
     let follower = mirror(address, &copy, &[]);
-    let reporter = ReporterOptions {
-        connect_timeout: WATCHDOG,
-        report_timeout: WATCHDOG,
-        ..ReporterOptions::new(address)
-    };
-    let reporter = Reporter::connect(reporter).unwrap();
-    let mut oracle = Oracle { reporter, random: SplitMix(0x6b69_6c6c), reported: Vec::new() };
-    for _ in 0..KILLS {
-        let delay = Duration::from_millis(u64::from(20 + oracle.random.below(300)));
-        let before = oracle.reporter.acknowledged();
-        oracle.report_for(delay);
+    let mut devices = Devices::connect(address);
+    for round in 0..KILLS {
+        let delay = devices.delay();
+        devices.report_for(delay);
         server.program.kill();
         // Acknowledgements that left before the end count as well.
-        oracle.reporter.poll(Duration::from_millis(20)).unwrap();
+        devices.all.iter_mut().for_each(|device| device.poll(Duration::from_millis(5)));
         assert_whole(&tree);
+        devices.assert_kept(&tree);
         server = Serving::server_at(address, &tree, &options);
-        oracle.assert_kept(&tree);
+        devices.assert_kept(&tree);
         assert_whole(&tree);
-        oracle.reporter.flush(WATCHDOG).unwrap();
-        assert!(oracle.reporter.acknowledged() > before);
-        oracle.assert_kept(&tree);
+        // Every other time the next end comes while they report again.
+        if round % 2 == 1 {
+            devices.all.iter_mut().for_each(Device::flush);
+            devices.assert_kept(&tree);
+        }
     }
-    assert_eq!(oracle.reporter.acknowledged() as usize, oracle.reported.len());
-    assert!(oracle.reporter.refusals().is_empty());
+    devices.all.iter_mut().for_each(Device::flush);
     wait_equal(&tree, &copy);
     follower.terminate().well();
     server.program.terminate().well();
-    oracle.assert_kept(&tree);
+    devices.assert_kept(&tree);
     assert!(equal(&tree, &copy));
     assert_whole(&copy);
 }
