@@ -140,12 +140,13 @@ impl World {
             self.devices.check()?;
             self.look()?;
         }
-        word("the devices report no more: waiting for acknowledgements and replicas");
+        word("the devices report no more: waiting for their acknowledgements");
         self.devices.end();
         while !self.devices.are_done() {
             self.look()?;
         }
         let devices = DeviceTotals::of(&self.devices.join()?);
+        word("the last reports are acknowledged: waiting for the replicas");
         self.wait_for_sync()?;
         self.finish(devices)
     }
