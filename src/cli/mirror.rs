@@ -36,8 +36,9 @@ use crate::cli::words::leaves;
 /// Options of `mapleaf mirror`.
 #[derive(Debug, Args)]
 #[command(after_help = "FILE is made if it is missing and gone on from if it is there. With \
-    --until-synced\nthe exit status is 1 when it is not in sync in time. --period, \
-    --datagram-size,\n--allow, --lease, --heartbeat and --sessions-max are those of --serve.\n\n\
+    --until-synced\nthe exit status is 1 when it is not in sync in time, and 2 when no server \
+    answered in\n--timeout. --period, --datagram-size, --allow, --lease, --heartbeat and \
+    --sessions-max are\nthose of --serve.\n\n\
     Example:\n  mapleaf mirror 127.0.0.1:4720 copy.mapleaf --until-synced --timeout 30s")]
 pub(crate) struct MirrorArgs {
     /// Address of the server or relay
