@@ -125,6 +125,13 @@ pub(crate) fn unix_s() -> u64 {
 fn finish(tree: Tree, path: &Path) -> anyhow::Result<Exit> {
     let layout = tree.shared_layout();
     tree.close().with_context(|| path.display().to_string())?;
+    word(format_args!(
+        "created {}: {} over {}, {} bytes",
+        path.display(),
+        leaves(layout.leaf_count()),
+        counted(layout.parent_count(), "parent", "parents"),
+        layout.file_len(),
+    ));
     if let Some(needed) = larger_datagram(&layout) {
         word(format_args!(
             "mapleaf: a leaf of {} bytes does not fit a datagram of {DATAGRAM_SIZE_DEFAULT}, \
@@ -133,13 +140,6 @@ fn finish(tree: Tree, path: &Path) -> anyhow::Result<Exit> {
             leaf_max(DATAGRAM_SIZE_DEFAULT),
         ));
     }
-    word(format_args!(
-        "created {}: {} over {}, {} bytes",
-        path.display(),
-        leaves(layout.leaf_count()),
-        counted(layout.parent_count(), "parent", "parents"),
-        layout.file_len(),
-    ));
     Ok(Exit::Done)
 }
 

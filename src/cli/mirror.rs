@@ -56,7 +56,7 @@ pub(crate) struct MirrorArgs {
     #[arg(long, env = "MAPLEAF_TIMEOUT", value_name = "TIME",
         value_parser = parse::positive_duration)]
     timeout: Option<Duration>,
-    /// Leaves below this parent alone, such as /site/rack1 [default: all]
+    /// Only the leaves below this parent, such as /site/rack1 [default: all]
     #[arg(long, env = "MAPLEAF_PATH", value_name = "PARENT")]
     path: Option<String>,
     /// Serve the replica to others at this address

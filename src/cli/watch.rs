@@ -40,7 +40,7 @@ use crate::cli::show::Change;
 pub(crate) struct WatchArgs {
     /// Address of the server or relay
     addr: Address,
-    /// Leaves below this parent alone, such as /site/rack1 [default: all]
+    /// Only the leaves below this parent, such as /site/rack1 [default: all]
     #[arg(long, env = "MAPLEAF_PATH", value_name = "PARENT")]
     path: Option<String>,
     /// End after so many changes [default: never]
