@@ -222,8 +222,10 @@ fn what_a_device_reports_is_in_the_replica_s_file() {
     });
     let report = replica.end().unwrap();
     assert_eq!((report.end, report.tree_id), (MirrorEnd::Stopped, Some(TreeId(77))));
+    // Of a leaf that is reported again before it is acknowledged the newest goes only.
     let served = server.end().unwrap();
-    assert_eq!(served.counters.value("server", "leaves_reported"), Some(3_200));
+    let written = served.counters.value("server", "leaves_reported").unwrap();
+    assert!((300..=3_200).contains(&written), "{written}");
     site.assert_equal("server", TreeRole::Server, "replica");
 }
 

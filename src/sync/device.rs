@@ -133,27 +133,49 @@ impl core::fmt::Display for ReportError {
 
 impl core::error::Error for ReportError {}
 
+/// The reports that Data on its way stands for: more than one where newer Data took
+/// the place of older.
+#[derive(Clone, Copy, Debug)]
+struct Reports {
+    count: u64,
+    /// Number of the oldest, in the order in which they were made.
+    oldest: u64,
+}
+
+impl Reports {
+    const NONE: Reports = Reports { count: 0, oldest: u64::MAX };
+
+    fn add(&mut self, other: Reports) {
+        self.count += other.count;
+        self.oldest = self.oldest.min(other.oldest);
+    }
+}
+
+impl Default for Reports {
+    fn default() -> Reports {
+        Reports::NONE
+    }
+}
+
 /// Leaves of one REPORT.
 #[derive(Debug, Default)]
 struct Batch {
     leaves: Vec<u8>,
     ids: Vec<DataLocId>,
-    /// Reports that it stands for: more than its leaves where newer Data took the
-    /// place of older.
-    reports: u64,
+    reports: Reports,
 }
 
 impl Batch {
-    fn push(&mut self, leaf: DataLocId, data: &[u8], reports: u64) {
+    fn push(&mut self, leaf: DataLocId, data: &[u8], reports: Reports) {
         wire::push_leaf(&mut self.leaves, leaf, data);
         self.ids.push(leaf);
-        self.reports += reports;
+        self.reports.add(reports);
     }
 
     fn clear(&mut self) {
         self.leaves.clear();
         self.ids.clear();
-        self.reports = 0;
+        self.reports = Reports::NONE;
     }
 
     fn count(&self) -> u16 {
@@ -165,7 +187,7 @@ impl Batch {
 #[derive(Debug, Default)]
 struct Waiting {
     data: Vec<u8>,
-    reports: u64,
+    reports: Reports,
 }
 
 /// A REPORT that is not acknowledged yet.
@@ -194,6 +216,8 @@ pub struct Device {
     waiting: BTreeMap<DataLocId, Waiting>,
     /// Leaves in REPORTs that are not acknowledged.
     under_way: HashSet<DataLocId>,
+    /// Reports taken from the first session on.
+    taken: u64,
     /// A leaf that waits may have become free.
     has_freed: bool,
     pending: VecDeque<Pending>,
@@ -234,6 +258,7 @@ impl Device {
             filling: Batch::default(),
             waiting: BTreeMap::new(),
             under_way: HashSet::new(),
+            taken: 0,
             has_freed: false,
             pending: VecDeque::with_capacity(REPORT_WINDOW as usize),
             spare: Vec::new(),
@@ -325,24 +350,25 @@ impl Device {
             return Err(ReportError::TooLarge { expected, found: data.len() });
         }
         self.make_room(now, &joined, wire_len)?;
+        let reports = Reports { count: 1, oldest: self.taken + 1 };
         if self.under_way.contains(&leaf) || self.waiting.contains_key(&leaf) {
-            self.hold(leaf, data)?;
+            self.hold(leaf, data, reports)?;
         } else {
-            self.filling.push(leaf, data, 1);
+            self.filling.push(leaf, data, reports);
         }
+        self.taken += 1;
         self.counters.leaves_reported += 1;
         Ok(())
     }
 
     /// Keeps Data until the leaf's last report is acknowledged.
-    fn hold(&mut self, leaf: DataLocId, data: &[u8]) -> Result<(), ReportError> {
-        if self.waiting.len() >= WAITING_MAX && !self.waiting.contains_key(&leaf) {
+    fn hold(&mut self, leaf: DataLocId, data: &[u8], reports: Reports) -> Result<(), ReportError> {
+        let replaces = self.waiting.contains_key(&leaf);
+        if self.waiting.len() >= WAITING_MAX && !replaces {
             return Err(ReportError::Full);
         }
-        let waiting = self.waiting.entry(leaf).or_default();
-        waiting.data.clear();
-        waiting.data.extend_from_slice(data);
-        waiting.reports += 1;
+        self.counters.conflated += u64::from(replaces);
+        self.hold_again(leaf, data, reports);
         Ok(())
     }
 
@@ -402,6 +428,16 @@ impl Device {
     /// Whether everything reported is acknowledged.
     pub fn is_idle(&self) -> bool {
         self.filling.ids.is_empty() && self.waiting.is_empty() && self.pending.is_empty()
+    }
+
+    /// Every report up to this number, counted from 1 in the order in which they were
+    /// taken, was written or refused, or newer Data of its leaf was.
+    pub fn acknowledged_through(&self) -> u64 {
+        let pending = self.pending.iter().filter(|one| !one.is_acknowledged);
+        let under_way = pending.map(|one| one.batch.reports.oldest);
+        let waiting = self.waiting.values().map(|one| one.reports.oldest);
+        let open = under_way.chain(waiting).chain([self.filling.reports.oldest]);
+        open.min().map_or(self.taken, |oldest| self.taken.min(oldest - 1))
     }
 
     /// Says where the leaves of the layout before lie in the one that came with
@@ -523,7 +559,7 @@ impl Device {
             let mut reports = batch.reports;
             for leaf in LeafIter::new(&batch.leaves, batch.count()).flatten() {
                 // The first leaf stands for what was replaced in its batch too.
-                let share = core::mem::replace(&mut reports, 0);
+                let share = Reports { count: core::mem::take(&mut reports.count), ..reports };
                 self.hold_again(leaf.data_loc_id(), leaf.data, share);
             }
         }
@@ -544,11 +580,11 @@ impl Device {
         self.counters.leaves_refused += 1;
     }
 
-    fn hold_again(&mut self, leaf: DataLocId, data: &[u8], reports: u64) {
+    fn hold_again(&mut self, leaf: DataLocId, data: &[u8], reports: Reports) {
         let waiting = self.waiting.entry(leaf).or_default();
         waiting.data.clear();
         waiting.data.extend_from_slice(data);
-        waiting.reports += reports;
+        waiting.reports.add(reports);
     }
 
     /// Gives up what does not fit the datagrams of a server that was restarted with
@@ -617,7 +653,7 @@ impl Device {
                 continue;
             }
             pending.is_acknowledged = true;
-            acknowledged += pending.batch.reports;
+            acknowledged += pending.batch.reports.count;
             if !pending.is_repeated {
                 self.round_trip.measured(now.since(pending.sent));
                 newest_sent = newest_sent.max(Some(pending.sent));

@@ -557,6 +557,12 @@ fn a_leaf_is_under_way_once_and_its_newest_data_wins() {
             if round % 7 == 0 {
                 world.device.flush(world.now);
             }
+            let through = world.device.acknowledged_through();
+            let kept = (0..through as u32).rev().take(3);
+            for known in kept {
+                let held = round_of(&world.tree.leaves[known as usize % 3]);
+                assert!(held >= known, "seed {seed}: {known} is acknowledged, {held} is held");
+            }
             let before: Vec<u32> = world.tree.leaves.iter().map(round_of).collect();
             world.run_for(Duration::from_micros(300));
             let after: Vec<u32> = world.tree.leaves.iter().map(round_of).collect();
@@ -567,6 +573,7 @@ fn a_leaf_is_under_way_once_and_its_newest_data_wins() {
         let rounds: Vec<u32> = world.tree.leaves.iter().map(round_of).collect();
         assert_eq!(rounds[..3], [297, 298, 299]);
         assert_eq!(world.acknowledged, 300, "each report counts, replaced ones too");
+        assert_eq!(world.device.acknowledged_through(), 300);
     }
 }
 

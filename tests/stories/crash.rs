@@ -34,10 +34,10 @@ use crate::support::wait_until;
 
 const KILLS: u32 = 8;
 
-/// Devices of one leaf: what each knows to be acknowledged is exact.
+/// Devices of one leaf each.
 const SINGLES: u32 = 8;
 
-/// Leaves of the device that has many. It knows what is acknowledged when all is.
+/// Leaves of the device that has many.
 const MANY: Range<u32> = SINGLES..SINGLES + 32;
 
 /// A device, and what was acknowledged of what it reported.
@@ -101,12 +101,7 @@ impl Device {
     }
 
     fn learn(&mut self) {
-        // Reports of several leaves are acknowledged in any order.
-        if self.leaves.len() == 1 {
-            self.acknowledged = self.reporter.acknowledged() as usize;
-        } else if self.reporter.is_idle() {
-            self.acknowledged = self.reported.len();
-        }
+        self.acknowledged = self.reporter.acknowledged_through() as usize;
     }
 
     /// Each leaf holds what was last acknowledged for it, or what was reported later.
