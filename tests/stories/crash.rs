@@ -22,6 +22,8 @@ use mapleaf::tree::Tree;
 use mapleaf::tree::TreeFile;
 
 use crate::support::WATCHDOG;
+use crate::support::load::Stream;
+use crate::support::load::leaf_line;
 use crate::support::path::Path;
 use crate::support::process::Serving;
 use crate::support::process::mirror;
@@ -248,6 +250,35 @@ fn a_mirror_killed_half_way_repairs_only_the_rest() {
     let repaired = ended.counter("client.leaves_repaired");
     // Nothing changes at the server.
     assert_eq!(repaired, all - half, "{ended}");
+    server.program.terminate().well();
+    assert!(equal(&tree, &copy));
+    assert_whole(&copy);
+}
+
+#[test]
+fn a_mirror_killed_under_load_goes_on_each_time() {
+    let site = Site::new();
+    let tree = site.create_plain("tree", [2, 1_000, 200]);
+    let server = Serving::server(&tree, &["--period", "10ms"]);
+    let copy = site.path("copy");
+    let reports = Stream::start(server.address, 10, |number| {
+        leaf_line(number * 7 % 1_000, &format!("line {number}"))
+    });
+    let mut random = SplitMix(0x6d69_7272);
+    for _ in 0..KILLS {
+        let running = mirror(server.address, &copy, &[]);
+        running.wait_stderr("joined ");
+        thread::sleep(Duration::from_millis(u64::from(random.below(300))));
+        running.kill();
+        if copy.exists() {
+            assert_whole(&copy);
+        }
+    }
+    let last = mirror(server.address, &copy, &[]);
+    reports.pass(200);
+    reports.end();
+    wait_equal(&tree, &copy);
+    last.terminate().well();
     server.program.terminate().well();
     assert!(equal(&tree, &copy));
     assert_whole(&copy);
