@@ -470,7 +470,6 @@ fn signals_end_every_long_command_with_0() {
         start(&["watch", &address]),
         start(&["agent", &address, "--parent", "raw"]),
         start(&["report", &address, "--json-lines"]),
-        start(&["demo", "--devices", "10", "--for", "10m"]),
     ];
     for running in long {
         running.wait_for_handlers();
@@ -544,6 +543,21 @@ fn an_agent_reports_the_interfaces_of_this_machine() {
     let dump = Running::start(env!("CARGO_BIN_EXE_mapleaf-tree"), &args, &[]).wait().expect(0);
     if Path::new("/sys/class/net/lo").exists() {
         assert!(dump.stdout.contains(r#""name":"lo""#), "{}", dump.stdout);
+    }
+}
+
+#[test]
+fn a_signal_ends_a_demo_with_its_summary() {
+    let demo = start(&["demo", "--devices", "10", "--for", "10m", "--json"]);
+    demo.wait_for_handlers();
+    demo.signal("INT");
+    let ended = demo.wait().expect(0);
+    if let Some(last) = ended.stdout.lines().last() {
+        let last: serde_json::Value = serde_json::from_str(last).unwrap();
+        assert_eq!(last["equal"], true);
+    } else {
+        // The signal came before everything had begun.
+        assert!(!ended.stderr.contains("report no more"), "{}", ended.stderr);
     }
 }
 

@@ -113,7 +113,7 @@ impl Printer {
             let change = Change { time, layout: tree.layout(), head, data: &data };
             match self.style {
                 Style::Text(paint) => self.output.line(change.text(paint))?,
-                Style::Json => self.output.line(change.json())?,
+                Style::Json => self.output.line(serde_json::to_string(&change.json())?)?,
             }
             self.left = self.left.map(|left| left.saturating_sub(1));
         }
