@@ -616,3 +616,15 @@ fn every_leaf_is_compared_by_its_checksum_now_and_then() {
         assert_eq!(after.leaves_repaired, before.leaves_repaired, "nothing differed");
     }
 }
+
+#[test]
+fn a_device_finds_a_server_that_was_restarted_before_it_noticed() {
+    let mut world = World::new(25, MemTree::new(50, 64), 0);
+    world.run_for(5 * SECOND);
+    world.restart_server(20);
+    world.device.report(world.now, DataLocId(7), b"to the new one").unwrap();
+    world.device.flush(world.now);
+    assert!(world.run_until(4 * SECOND, |world| world.device.is_idle()));
+    assert_eq!(world.tree.leaves[7].data, b"to the new one");
+    assert_eq!(world.device.counters().rejoins, 1);
+}

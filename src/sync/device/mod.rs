@@ -1,6 +1,10 @@
 //! A device: reports the changes of its own leaves (claim 23), and knows which of
 //! them the server has written.
 
+mod batch;
+mod event;
+mod window;
+
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::HashSet;
@@ -8,17 +12,18 @@ use std::collections::VecDeque;
 
 use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
-use zerocopy::little_endian::U64;
 
 use crate::layout::DataLocId;
 use crate::layout::LayoutHash;
 use crate::layout::Life;
 use crate::layout::Revision;
-use crate::layout::TreeId;
 use crate::layout::leaf_wire_len;
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
-use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
 use crate::sync::counters::DeviceCounters;
+use crate::sync::device::batch::Batch;
+use crate::sync::device::batch::Pending;
+use crate::sync::device::batch::Reports;
+use crate::sync::device::batch::Waiting;
 use crate::sync::handled::REPORT_WINDOW;
 use crate::sync::join::JoinError;
 use crate::sync::join::JoinOutcome;
@@ -29,8 +34,8 @@ use crate::sync::join::Role;
 use crate::sync::join::Wants;
 use crate::sync::join::bye;
 use crate::sync::join::session_header;
+use crate::sync::join::silence_limit;
 use crate::sync::layout_pull::LayoutPull;
-use crate::sync::outbox::Destination;
 use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
 use crate::sync::round_trip::RoundTrip;
@@ -39,7 +44,6 @@ use crate::sync::time::Time;
 use crate::sync::transmit::Recipients;
 use crate::sync::transmit::Transmit;
 use crate::wire;
-use crate::wire::AckRefusal;
 use crate::wire::Datagram;
 use crate::wire::DatagramType;
 use crate::wire::Header;
@@ -47,159 +51,14 @@ use crate::wire::LeafIter;
 use crate::wire::RefusalReason;
 use crate::wire::RequestBody;
 
+pub use event::DeviceConfig;
+pub use event::DeviceEvent;
+pub use event::LayoutWish;
+pub use event::ReportError;
+
 /// Leaves that wait for their last report to be acknowledged; more are refused until
 /// some are.
 const WAITING_MAX: usize = 65_536;
-
-/// Tries in a row that nobody answers before the session is believed dead.
-const UNANSWERED_MAX: u32 = 12;
-
-/// Whether a device needs the layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LayoutWish {
-    /// It names leaves by path.
-    Pull,
-    /// It knows its DataLocIDs.
-    Skip,
-}
-
-/// Settings of a device.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceConfig {
-    /// See [`LayoutWish`].
-    pub layout: LayoutWish,
-    /// Tree that the server must have, if that is known.
-    pub tree_id: Option<TreeId>,
-}
-
-/// What happened, for whoever drives the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DeviceEvent {
-    /// A session was opened: reports may be made (by path after
-    /// [`DeviceEvent::Layout`] only).
-    Joined(Joined),
-    /// The layout is there. If it is not the one before, [`Device::renumber`] is due.
-    Layout,
-    /// The server cannot be joined; the device has stopped.
-    Refused(JoinError),
-    /// The server fell silent or ended the session; what was not acknowledged is
-    /// reported again in the next one.
-    Rejoining,
-    /// The server did not write a leaf.
-    LeafRefused {
-        /// The leaf.
-        leaf: DataLocId,
-        /// Why.
-        reason: RefusalReason,
-        /// The number that the reason speaks of.
-        detail: u32,
-    },
-    /// The server has written this many leaves more.
-    Acknowledged {
-        /// Leaves, refused ones not counted.
-        leaves: u64,
-    },
-}
-
-/// Why a report could not be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReportError {
-    /// The window is full: drive the device until something is acknowledged.
-    Full,
-    /// Data does not fit a datagram.
-    TooLarge {
-        /// Most bytes that fit.
-        expected: usize,
-        /// Bytes given.
-        found: usize,
-    },
-    /// There is no session yet.
-    NotJoined,
-}
-
-impl core::fmt::Display for ReportError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            ReportError::Full => f.write_str("too many reports are not acknowledged yet"),
-            ReportError::TooLarge { expected, found } => {
-                write!(f, "data does not fit a datagram: at most {expected} bytes, found {found}")
-            }
-            ReportError::NotJoined => f.write_str("not connected to the server"),
-        }
-    }
-}
-
-impl core::error::Error for ReportError {}
-
-/// The reports that Data on its way stands for: more than one where newer Data took
-/// the place of older.
-#[derive(Clone, Copy, Debug)]
-struct Reports {
-    count: u64,
-    /// Number of the oldest, in the order in which they were made.
-    oldest: u64,
-}
-
-impl Reports {
-    const NONE: Reports = Reports { count: 0, oldest: u64::MAX };
-
-    fn add(&mut self, other: Reports) {
-        self.count += other.count;
-        self.oldest = self.oldest.min(other.oldest);
-    }
-}
-
-impl Default for Reports {
-    fn default() -> Reports {
-        Reports::NONE
-    }
-}
-
-/// Leaves of one REPORT.
-#[derive(Debug, Default)]
-struct Batch {
-    leaves: Vec<u8>,
-    ids: Vec<DataLocId>,
-    reports: Reports,
-}
-
-impl Batch {
-    fn push(&mut self, leaf: DataLocId, data: &[u8], reports: Reports) {
-        wire::push_leaf(&mut self.leaves, leaf, data);
-        self.ids.push(leaf);
-        self.reports.add(reports);
-    }
-
-    fn clear(&mut self) {
-        self.leaves.clear();
-        self.ids.clear();
-        self.reports = Reports::NONE;
-    }
-
-    fn count(&self) -> u16 {
-        u16::try_from(self.ids.len()).expect("a datagram holds few leaves")
-    }
-}
-
-/// Newest Data of a leaf whose last report is still under way.
-#[derive(Debug, Default)]
-struct Waiting {
-    data: Vec<u8>,
-    reports: Reports,
-}
-
-/// A REPORT that is not acknowledged yet.
-#[derive(Debug)]
-struct Pending {
-    batch: Batch,
-    sequence: u64,
-    /// When it was sent last.
-    sent: Time,
-    is_repeated: bool,
-    is_acknowledged: bool,
-}
 
 /// A device without sockets: see the module's contract.
 pub struct Device {
@@ -227,6 +86,8 @@ pub struct Device {
     round_trip: RoundTrip,
     last_sent: Time,
     last_heard: Time,
+    /// When the oldest of what is under way was first sent.
+    waits_since: Time,
     outbox: Outbox,
     events: VecDeque<DeviceEvent>,
     counters: DeviceCounters,
@@ -266,6 +127,7 @@ impl Device {
             round_trip: RoundTrip::default(),
             last_sent: now,
             last_heard: now,
+            waits_since: now,
             outbox: Outbox::default(),
             events: VecDeque::new(),
             counters: DeviceCounters::default(),
@@ -311,7 +173,7 @@ impl Device {
         if self.retry_at().is_some_and(|due| now >= due) {
             let earlier = Time(now.0.saturating_sub(self.round_trip.timeout().as_micros() as u64));
             self.round_trip.back_off();
-            if self.round_trip.backoffs() > UNANSWERED_MAX {
+            if now.since(self.last_heard.max(self.waits_since)) > silence_limit(&joined) {
                 self.rejoin(now, Duration::ZERO);
                 return;
             }
@@ -536,13 +398,26 @@ impl Device {
         }
         if self.knows_layout_of(&joined) {
             self.resume(now, &joined);
+        } else if self.config.layout == LayoutWish::Skip {
+            self.follow_blindly(&joined);
         }
     }
 
-    /// Whether reports name leaves as this session's tree does. A device that skips
-    /// the layout answers for its DataLocIDs itself.
+    /// A device that does not look at layouts finds another one: its DataLocIDs may
+    /// name other leaves now. What it has not got rid of must not go to those.
+    fn follow_blindly(&mut self, joined: &Joined) {
+        if self.waiting.is_empty() {
+            self.named_by = joined.layout_hash;
+            return;
+        }
+        let (expected, found) = (self.named_by, joined.layout_hash);
+        self.leave();
+        self.events.push_back(DeviceEvent::Refused(JoinError::Layout { expected, found }));
+    }
+
+    /// Whether reports name leaves as this session's tree does.
     fn knows_layout_of(&self, joined: &Joined) -> bool {
-        self.config.layout == LayoutWish::Skip || self.named_by == joined.layout_hash
+        self.named_by == joined.layout_hash
     }
 
     /// Keeps the newest Data of each leaf that is not acknowledged. The last session
@@ -609,97 +484,6 @@ impl Device {
         self.events.push_back(DeviceEvent::Rejoining);
     }
 
-    fn send_filling(&mut self, now: Time, joined: &Joined) {
-        let batch = core::mem::replace(&mut self.filling, self.spare.pop().unwrap_or_default());
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        self.under_way.extend(&batch.ids);
-        send(joined, sequence, &batch, &mut self.outbox);
-        self.last_sent = now;
-        self.counters.reports += 1;
-        self.pending.push_back(Pending {
-            batch,
-            sequence,
-            sent: now,
-            is_repeated: false,
-            is_acknowledged: false,
-        });
-    }
-
-    /// When the first REPORT has waited for its acknowledgement for long enough.
-    fn retry_at(&self) -> Option<Time> {
-        let open = self.pending.iter().filter(|pending| !pending.is_acknowledged);
-        open.map(|pending| pending.sent.after(self.round_trip.timeout())).min()
-    }
-
-    /// Sends again what was last sent before `sent_before` and is not acknowledged.
-    fn repeat(&mut self, now: Time, joined: &Joined, sent_before: Time) {
-        let open = self.pending.iter_mut().filter(|pending| !pending.is_acknowledged);
-        for pending in open.filter(|pending| pending.sent < sent_before) {
-            send(joined, pending.sequence, &pending.batch, &mut self.outbox);
-            pending.sent = now;
-            pending.is_repeated = true;
-            self.counters.reports_repeated += 1;
-            self.last_sent = now;
-        }
-    }
-
-    fn take_ack(&mut self, now: Time, joined: &Joined, header: &Header, refusals: &[AckRefusal]) {
-        let handled = header.watermark.get()..=header.event_num.get();
-        let mut acknowledged = 0;
-        let mut newest_sent = None;
-        for pending in &mut self.pending {
-            if pending.is_acknowledged || !handled.contains(&pending.sequence) {
-                continue;
-            }
-            pending.is_acknowledged = true;
-            acknowledged += pending.batch.reports.count;
-            if !pending.is_repeated {
-                self.round_trip.measured(now.since(pending.sent));
-                newest_sent = newest_sent.max(Some(pending.sent));
-            }
-            for id in &pending.batch.ids {
-                self.under_way.remove(id);
-            }
-            self.has_freed |= !self.waiting.is_empty();
-            for refusal in refusals.iter().filter(|one| one.sequence.get() == pending.sequence) {
-                acknowledged = acknowledged.saturating_sub(1);
-                self.counters.leaves_refused += 1;
-                self.events.push_back(refused(refusal));
-            }
-        }
-        self.round_trip.answered();
-        self.retire();
-        // What was sent clearly earlier than a REPORT that has arrived was lost, as
-        // RFC 8985 has it: no need to wait for the timeout.
-        if let Some(sent) = newest_sent {
-            let earlier = Time(sent.0.saturating_sub(self.round_trip.grace().as_micros() as u64));
-            self.repeat(now, joined, earlier);
-        }
-        self.flush_waiting(now);
-        if acknowledged > 0 {
-            self.counters.leaves_acknowledged += acknowledged;
-            self.events.push_back(DeviceEvent::Acknowledged { leaves: acknowledged });
-        }
-    }
-
-    /// Leaves that waited for an acknowledgement go at once: their reports were
-    /// flushed when they were made, or will be.
-    fn flush_waiting(&mut self, now: Time) {
-        if self.has_freed {
-            self.flush(now);
-        }
-    }
-
-    /// Takes acknowledged REPORTs out of the window.
-    fn retire(&mut self) {
-        while self.pending.front().is_some_and(|pending| pending.is_acknowledged) {
-            let Some(Pending { mut batch, .. }) = self.pending.pop_front() else { return };
-            batch.clear();
-            self.spare.push(batch);
-        }
-    }
-
     fn take_layout(&mut self, now: Time, joined: &Joined, body: &wire::LayoutBody, piece: &[u8]) {
         let Some(pull) = &mut self.pull else { return };
         match pull.take(now, joined, body, piece, &mut self.outbox) {
@@ -729,26 +513,3 @@ impl Device {
         self.last_sent = now;
     }
 }
-
-fn send(joined: &Joined, sequence: u64, batch: &Batch, outbox: &mut Outbox) {
-    let header = Header {
-        event_num: U64::new(sequence),
-        count: U16::new(batch.count()),
-        ..session_header(joined, DatagramType::Report)
-    };
-    outbox.datagram(Destination::Peer, &header, &(), &batch.leaves, 0);
-}
-
-fn refused(refusal: &AckRefusal) -> DeviceEvent {
-    DeviceEvent::LeafRefused {
-        leaf: DataLocId(refusal.data_loc_id.get()),
-        reason: RefusalReason::from_code(refusal.reason.get()).unwrap_or(RefusalReason::Trouble),
-        detail: refusal.detail.get(),
-    }
-}
-
-const _: () = assert!(
-    // A REPORT is always acknowledged within one datagram: a refusal takes no more
-    // than the smallest leaf.
-    size_of::<AckRefusal>() <= leaf_wire_len(0) && DATAGRAM_SIZE_DEFAULT > DATAGRAM_HEADER_LEN
-);
