@@ -307,6 +307,28 @@ fn a_dump_comes_back_as_the_same_tree() {
 }
 
 #[test]
+fn fields_are_reported_by_their_names() {
+    let place = Place::new();
+    let (server, address) = place.serve();
+    let on = |path: &str, rest: &[&str]| {
+        mapleaf(&[&["report", &address, "--path", path][..], rest].concat())
+    };
+    on("/site/rack/port1", &["--field", "temp=-21.5", "--field", "up=true"]).expect(0);
+    let wrong = on("/site/rack/port1", &["--field", "temp=warm"]).expect(2);
+    assert!(wrong.error().contains("field temp: wanted f32"), "{}", wrong.stderr);
+    // Text is written all the same, with a word about the fields.
+    let text = on("/site/rack/port2", &["--data", "up"]).expect(0);
+    assert!(text.error().contains("--field sets one of up, temp"), "{}", text.stderr);
+    assert_eq!(on("/raw/0", &["--data", "up"]).expect(0).stderr, "");
+    server.end();
+    let args = ["dump", &place.text("tree"), "--json"];
+    let dump = Running::start(env!("CARGO_BIN_EXE_mapleaf-tree"), &args, &[]).wait().expect(0);
+    let fields = "\"fields\":{\"up\":true,\"temp\":-21.5}";
+    assert!(dump.stdout.lines().next().unwrap().contains(fields), "{}", dump.stdout);
+    assert!(dump.stdout.contains("\"data\":\"7570\""), "{}", dump.stdout);
+}
+
+#[test]
 fn reports_reach_a_replica_through_a_relay() {
     let place = Place::new();
     let (server, address) = place.serve();

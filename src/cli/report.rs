@@ -23,6 +23,7 @@ use mapleaf::runtime::Refusal;
 use mapleaf::runtime::Reporter;
 use mapleaf::runtime::ReporterError;
 use mapleaf::runtime::ReporterOptions;
+use mapleaf::tree::Field;
 use mapleaf::tree::Layout;
 use mapleaf::tree::encode_fields;
 use mapleaf::tree::printable;
@@ -148,27 +149,29 @@ enum Content<'a> {
 }
 
 impl Content<'_> {
-    fn data(self, leaf: DataLocId, layout: Option<&Layout>) -> anyhow::Result<Vec<u8>> {
-        let fields = layout.map_or(&[][..], |layout| layout.fields_of(leaf));
+    fn data(&self, fields: &[Field]) -> anyhow::Result<Vec<u8>> {
         match self {
-            Content::Bytes(bytes) => Ok(bytes),
-            Content::Text(text) => {
-                if !fields.is_empty() {
-                    let names: Vec<&str> = fields.iter().map(|field| &*field.name).collect();
-                    word(format_args!(
-                        "mapleaf: leaf {leaf} has fields, --data overwrites them byte by byte; \
-                         --field sets one of {}",
-                        printable(names.join(", ").as_bytes())
-                    ));
-                }
-                Ok(text.as_bytes().to_vec())
-            }
+            Content::Bytes(bytes) => Ok(bytes.clone()),
+            Content::Text(text) => Ok(text.as_bytes().to_vec()),
             Content::Fields(texts) => {
                 let values = texts.iter().map(|text| assigned(fields, text));
                 let values = values.collect::<anyhow::Result<Vec<_>>>().context("--field")?;
                 Ok(encode_fields(fields, &whole(fields, &[]), values)?)
             }
         }
+    }
+
+    /// Says that text is seldom what a leaf with fields is to hold.
+    fn warn(&self, leaf: DataLocId, fields: &[Field]) {
+        if !matches!(self, Content::Text(_)) || fields.is_empty() {
+            return;
+        }
+        let names: Vec<&str> = fields.iter().map(|field| &*field.name).collect();
+        let names = printable(names.join(", ").as_bytes());
+        word(format_args!(
+            "mapleaf: leaf {leaf} has fields, and --data was written over them byte by byte; \
+             --field sets one of {names}"
+        ));
     }
 }
 
@@ -210,13 +213,17 @@ fn report_one(args: &ReportArgs, control: Control) -> anyhow::Result<Exit> {
         (None, Some(path)) => leaf_at(layout_of(&reporter)?, path)?,
         (None, None) => bail!("wanted a leaf"),
     };
-    let data = content.data(leaf, reporter.layout())?;
+    let fields = reporter.layout().map_or(&[][..], |layout| layout.fields_of(leaf)).to_vec();
+    let data = content.data(&fields)?;
     if let Some(layout) = reporter.layout() {
         check_size(leaf, data.len(), layout)?;
     }
     reporter.report(leaf, &data)?;
     reporter.flush(args.timeout)?;
     let exit = told(&mut reporter);
+    if exit == Exit::Done {
+        content.warn(leaf, &fields);
+    }
     reporter.close();
     Ok(exit)
 }
