@@ -372,6 +372,7 @@ impl Follower {
             return;
         }
         if is_lease {
+            self.hear_of(desk, event_num);
             return;
         }
         let takes_older = position.is_some_and(|index| self.asks[index].takes_older);
@@ -394,6 +395,7 @@ impl Follower {
         }
         let Some(index) = position else {
             desk.counters.responses_late += 1;
+            self.hear_of(desk, event_num);
             return;
         };
         if !is_whole {
@@ -406,6 +408,15 @@ impl Follower {
         self.compare_after_repair(desk, header, tree);
     }
 
+    /// Takes note of the server's last EVENT at the time of a RESPONSE, also of one
+    /// that brings nothing: EVENTs up to it were sent before it. If they did not come,
+    /// the copy is not in sync, whatever comes late.
+    fn hear_of(&mut self, desk: &mut Desk<'_>, event_num: u64) {
+        if event_num >= self.expected {
+            self.lost_before(desk, event_num + 1);
+        }
+    }
+
     /// Notes what a RESPONSE says about its part of the range.
     fn learn_from(
         &mut self,
@@ -415,10 +426,7 @@ impl Follower {
         body: &ResponseBody,
     ) {
         let event_num = header.event_num.get();
-        if event_num >= self.expected {
-            // It speaks of EVENTs that were sent before it and did not come.
-            self.lost_before(desk, event_num + 1);
-        }
+        self.hear_of(desk, event_num);
         let asked = &self.asks[index].range;
         let first = body.first_leaf.get().clamp(asked.start, asked.end);
         let next = body.next_leaf.get().clamp(first, asked.end);
