@@ -103,7 +103,7 @@ impl World {
         while self.now < end && !self.is_broken() {
             self.stir();
             let pause = self.now.after(Duration::from_secs(self.options.trouble_s));
-            self.run_until(pause, Duration::from_secs(1), |_| false);
+            self.run_until(pause.min(end), Duration::from_secs(1), |_| false);
             if self.is_broken() {
                 return;
             }

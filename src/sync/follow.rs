@@ -322,9 +322,13 @@ impl Follower {
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
             self.is_in_sync = source_in_sync(header);
-        } else if header.event_num.get() >= self.comparable_from {
+            return;
+        }
+        // Leaves that an answer left out may be the reason: that is no damage, but
+        // it is not in sync either.
+        self.is_in_sync = false;
+        if header.event_num.get() >= self.comparable_from {
             desk.counters.digest_mismatches += 1;
-            self.is_in_sync = false;
             if desk.now >= self.compare_at {
                 self.compare_everything(desk);
             }
