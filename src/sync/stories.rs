@@ -3,6 +3,8 @@
 use core::time::Duration;
 
 use zerocopy::FromBytes;
+use zerocopy::FromZeros;
+use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
 use crate::layout::DataLocId;
@@ -27,6 +29,7 @@ use crate::wire::ByeReason;
 use crate::wire::DatagramType;
 use crate::wire::Header;
 use crate::wire::RefusalReason;
+use crate::wire::ResponseBody;
 
 const SECOND: Duration = Duration::from_secs(1);
 const SEEDS: core::ops::Range<u64> = 0..20;
@@ -443,6 +446,26 @@ fn a_forged_far_event_deafens_nobody() {
     let counters = world.copies[0].client.counters();
     assert!(counters.false_runs > 0);
     assert!(counters.requests < 100, "no storm: {}", counters.requests);
+}
+
+#[test]
+fn an_answer_that_brings_nothing_still_tells_of_a_lost_event() {
+    for request_id in [0, 99] {
+        let mut world = World::new(24, MemTree::new(50, 64), 1);
+        settle(&mut world);
+        let joined = *world.copies[0].client.joined().unwrap();
+        let header = Header {
+            event_num: U64::new(joined.event_num + 1),
+            ..session_header(&joined, DatagramType::Response)
+        };
+        // To the REQUEST that renews the lease, and to one that is given up.
+        let body = ResponseBody { request_id: U32::new(request_id), ..ResponseBody::new_zeroed() };
+        let mut answer = Vec::new();
+        wire::encode(&mut answer, &header, &body, &[], 0);
+        world.copies[0].verdicts.clear();
+        world.forge(0, answer);
+        assert_eq!(world.copies[0].verdicts, [ClientEvent::OutOfSync], "id {request_id}");
+    }
 }
 
 #[test]
