@@ -531,6 +531,7 @@ fn verify(args: &OneFile, out: &mut impl Write) -> anyhow::Result<Answer> {
         Ok(())
     })
     .with_context(|| shown(&args.file))?;
+    file.check_length().with_context(|| shown(&args.file))?;
     if args.json {
         json_line(out, &sums)?;
     }
