@@ -4,7 +4,6 @@
 use std::path::Path as FilePath;
 use std::thread;
 use std::time::Duration;
-use std::time::Instant;
 
 use mapleaf::layout::DataLocId;
 use mapleaf::layout::Life;
@@ -12,7 +11,6 @@ use mapleaf::layout::Revision;
 use mapleaf::layout::TreeId;
 use mapleaf::layout::TreeRole;
 use mapleaf::runtime::Reporter;
-use mapleaf::runtime::ReporterOptions;
 use mapleaf::tree::CreateOptions;
 use mapleaf::tree::Layout;
 use mapleaf::tree::Scanned;
@@ -20,10 +18,11 @@ use mapleaf::tree::Tree;
 use mapleaf::tree::TreeFile;
 
 use crate::support::WATCHDOG;
+use crate::support::oracle::Oracle;
+use crate::support::oracle::patient;
 use crate::support::path::Path;
 use crate::support::process::Serving;
 use crate::support::process::mirror;
-use crate::support::proxy::SplitMix;
 use crate::support::trees::Site;
 use crate::support::trees::assert_whole;
 use crate::support::trees::equal;
@@ -34,64 +33,6 @@ const KILLS: u32 = 8;
 
 const LEAVES: u32 = 40;
 
-/// What was reported, in its order, and what of it was acknowledged.
-struct Oracle {
-    reporter: Reporter,
-    random: SplitMix,
-    /// Leaf of each report: its number is its place.
-    reported: Vec<u32>,
-}
-
-/// Data that shows its number, and by every byte whether it is whole.
-fn data(number: usize) -> Vec<u8> {
-    let mut bytes = (number as u64).to_le_bytes().to_vec();
-    bytes.resize(8 + number % 150, number as u8);
-    bytes
-}
-
-fn number_of(bytes: &[u8]) -> usize {
-    let head = bytes.first_chunk().expect("Data begins with its number");
-    let number = u64::from_le_bytes(*head) as usize;
-    assert_eq!(bytes, data(number), "Data of report {number} is whole");
-    number
-}
-
-impl Oracle {
-    fn report(&mut self) {
-        let leaf = self.random.below(LEAVES);
-        let number = self.reported.len();
-        self.reporter.report(DataLocId(leaf), &data(number)).unwrap();
-        self.reported.push(leaf);
-    }
-
-    /// Reports as fast as the window lets it.
-    fn report_for(&mut self, time: Duration) {
-        let begun = Instant::now();
-        while begun.elapsed() < time {
-            (0..20).for_each(|_| self.report());
-            self.reporter.poll(Duration::ZERO).unwrap();
-        }
-    }
-
-    /// Each leaf holds what was last acknowledged for it, or what was reported later.
-    fn assert_kept(&self, tree: &FilePath) {
-        let acknowledged = self.reporter.acknowledged() as usize;
-        let file = TreeFile::open(tree).unwrap();
-        for leaf in 0..LEAVES {
-            let held = file.read_leaf(DataLocId(leaf)).unwrap().unwrap().unwrap();
-            let kept = self.reported[..acknowledged].iter().rposition(|known| *known == leaf);
-            if held.data.is_empty() {
-                assert_eq!(kept, None, "leaf {leaf} lost an acknowledged report");
-                continue;
-            }
-            let number = number_of(&held.data);
-            assert_eq!(self.reported.get(number), Some(&leaf), "a report of another leaf");
-            let lost = kept.is_some_and(|kept| number < kept);
-            assert!(!lost, "leaf {leaf} holds report {number}, acknowledged was {kept:?}");
-        }
-    }
-}
-
 #[test]
 fn a_killed_server_keeps_every_acknowledged_report() {
     let site = Site::new();
@@ -101,20 +42,14 @@ fn a_killed_server_keeps_every_acknowledged_report() {
     let address = server.address;
     let copy = site.path("copy");
     let follower = mirror(address, &copy, &[]);
-    let reporter = ReporterOptions {
-        connect_timeout: WATCHDOG,
-        report_timeout: WATCHDOG,
-        ..ReporterOptions::new(address)
-    };
-    let reporter = Reporter::connect(reporter).unwrap();
-    let mut oracle = Oracle { reporter, random: SplitMix(0x6b69_6c6c), reported: Vec::new() };
+    let reporter = Reporter::connect(patient(address)).unwrap();
+    let mut oracle = Oracle::new(reporter, 0x6b69_6c6c, 0..LEAVES);
     for _ in 0..KILLS {
         let delay = Duration::from_millis(u64::from(20 + oracle.random.below(300)));
         let before = oracle.reporter.acknowledged();
         oracle.report_for(delay);
         server.program.kill();
-        // Acknowledgements that left before the end count as well.
-        oracle.reporter.poll(Duration::from_millis(20)).unwrap();
+        oracle.take_late().unwrap();
         assert_whole(&tree);
         server = Serving::server_at(address, &tree, &options);
         oracle.assert_kept(&tree);
@@ -123,8 +58,7 @@ fn a_killed_server_keeps_every_acknowledged_report() {
         assert!(oracle.reporter.acknowledged() > before);
         oracle.assert_kept(&tree);
     }
-    assert_eq!(oracle.reporter.acknowledged() as usize, oracle.reported.len());
-    assert!(oracle.reporter.refusals().is_empty());
+    oracle.settle();
     wait_equal(&tree, &copy);
     follower.terminate().well();
     server.program.terminate().well();
