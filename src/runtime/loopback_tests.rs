@@ -222,8 +222,10 @@ fn what_a_device_reports_is_in_the_replica_s_file() {
     });
     let report = replica.end().unwrap();
     assert_eq!((report.end, report.tree_id), (MirrorEnd::Stopped, Some(TreeId(77))));
+    // Of a leaf that is reported again before it is acknowledged the newest goes only.
     let served = server.end().unwrap();
-    assert_eq!(served.counters.value("server", "leaves_reported"), Some(3_200));
+    let written = served.counters.value("server", "leaves_reported").unwrap();
+    assert!((300..=3_200).contains(&written), "{written}");
     site.assert_equal("server", TreeRole::Server, "replica");
 }
 
@@ -343,7 +345,9 @@ fn a_replica_resumes_from_its_file_and_fetches_the_difference() {
     };
     let first = mirror_with(options(), &Seen::default()).join().unwrap();
     assert_eq!(first.end, MirrorEnd::InSync);
-    assert_eq!(first.counters.value("client", "leaves_repaired"), Some(2_000));
+    // Those whose flag was still set came by EVENT.
+    let came = |name| first.counters.value("client", name).unwrap();
+    assert_eq!(came("leaves_repaired") + came("leaves_changed"), 2_000);
     let (again, options) = (options(), options());
     site.report(address, 2, 10);
     // The changes are in a period's EVENT, or were.

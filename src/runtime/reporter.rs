@@ -210,7 +210,14 @@ impl Reporter {
         std::mem::take(&mut self.refusals)
     }
 
-    /// Leaves that the server has written so far.
+    /// Every report up to this number, counted from 1 in the order in which they were
+    /// made, was written or refused, or newer data of its leaf was.
+    pub fn acknowledged_through(&self) -> u64 {
+        self.device.acknowledged_through()
+    }
+
+    /// Leaves that the server has written so far, those that newer data replaced
+    /// before they were sent included.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged
     }

@@ -163,6 +163,8 @@ counters! {
         reports_repeated,
         /// Leaves reported, those that newer Data replaced before they were sent included.
         leaves_reported,
+        /// Reports that were never sent because newer Data of their leaf took their place.
+        conflated,
         /// Leaves acknowledged.
         leaves_acknowledged,
         /// Leaves that the server refused.

@@ -300,7 +300,7 @@ fn what_a_client_asks_for_in_vain_is_told() {
 }
 
 #[test]
-fn reports_are_written_in_order_and_acknowledged_once_each() {
+fn reports_are_written_and_acknowledged_once_each() {
     for seed in SEEDS {
         let mut world = World::new(seed, MemTree::new(50, 64), 1);
         world.weather = storm();
@@ -557,6 +557,12 @@ fn a_leaf_is_under_way_once_and_its_newest_data_wins() {
             if round % 7 == 0 {
                 world.device.flush(world.now);
             }
+            let through = world.device.acknowledged_through();
+            let kept = (0..through as u32).rev().take(3);
+            for known in kept {
+                let held = round_of(&world.tree.leaves[known as usize % 3]);
+                assert!(held >= known, "seed {seed}: {known} is acknowledged, {held} is held");
+            }
             let before: Vec<u32> = world.tree.leaves.iter().map(round_of).collect();
             world.run_for(Duration::from_micros(300));
             let after: Vec<u32> = world.tree.leaves.iter().map(round_of).collect();
@@ -567,6 +573,7 @@ fn a_leaf_is_under_way_once_and_its_newest_data_wins() {
         let rounds: Vec<u32> = world.tree.leaves.iter().map(round_of).collect();
         assert_eq!(rounds[..3], [297, 298, 299]);
         assert_eq!(world.acknowledged, 300, "each report counts, replaced ones too");
+        assert_eq!(world.device.acknowledged_through(), 300);
     }
 }
 
@@ -592,5 +599,20 @@ fn a_device_is_done_soon_after_its_last_report_in_a_storm() {
         assert!(world.run_until(30 * SECOND, |world| world.device.is_idle()), "seed {seed}");
         let took = world.now.since(end);
         assert!(took < SECOND, "seed {seed}: {took:?} of virtual time");
+    }
+}
+
+#[test]
+fn every_leaf_is_compared_by_its_checksum_now_and_then() {
+    for leaves in [100, 1_000] {
+        let mut world = World::new(24, MemTree::new(leaves, 64), 1);
+        settle(&mut world);
+        let before = *world.copies[0].client.counters();
+        world.run_for(130 * SECOND);
+        let after = world.copies[0].client.counters();
+        let sections = u64::from(leaves.div_ceil(280));
+        let requests = after.requests_with_checksums - before.requests_with_checksums;
+        assert!(requests >= 2 * sections, "{leaves} leaves: {requests} REQUESTs in two minutes");
+        assert_eq!(after.leaves_repaired, before.leaves_repaired, "nothing differed");
     }
 }

@@ -12,6 +12,7 @@
 mod support;
 
 mod cuts;
+mod kills;
 
 use std::env;
 use std::fmt;

@@ -51,7 +51,7 @@ fn a_server_that_starts_again_is_followed_without_copying_what_is_held() {
     assert!(stat_number(&tree, "life") > life);
     mirrors.iter().for_each(|mirror| mirror.wait_stderr(" again: "));
     reports.pass(100);
-    let written = reports.end();
+    reports.end();
     copies.iter().for_each(|copy| wait_equal(&tree, copy));
     for mirror in mirrors {
         let ended = mirror.terminate().well();
@@ -60,8 +60,8 @@ fn a_server_that_starts_again_is_followed_without_copying_what_is_held() {
     }
     let second = server.program.terminate().well();
     let reported = |ended: &crate::support::process::Ended| ended.counter("server.leaves_reported");
-    // What was written but not acknowledged at the end came twice.
-    assert!(reported(&first) + reported(&second) >= leaves + written, "{first}\n{second}");
+    // Of a leaf that is reported again before it is acknowledged the newest goes only.
+    assert!(reported(&first) >= leaves && reported(&second) > 0, "{first}\n{second}");
     let repaired = second.counter("server.leaves_repaired");
     assert!(repaired < leaves / 4, "{repaired} leaves of {leaves} were sent again: {second}");
     for copy in &copies {

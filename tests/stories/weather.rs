@@ -96,7 +96,9 @@ fn mirrors_behind_a_bad_path_equal_a_tree_of_typed_leaves() {
     let written = reports.end();
     fleet.assert_repaired(&site, &tree);
     let server = server.program.terminate().well();
-    assert_eq!(server.counter("server.leaves_reported"), written);
+    // Of a leaf that is reported again before it is acknowledged the newest goes only.
+    let reported = server.counter("server.leaves_reported");
+    assert!((1..=written).contains(&reported), "{reported} of {written}");
     assert_eq!(server.counter("server.leaves_refused"), 0);
     assert!(way.passed().dropped > 0);
     Fleet::assert_closed(&site, &tree);
@@ -116,7 +118,9 @@ fn mirrors_behind_a_very_bad_path_equal_a_tree_of_many_leaves() {
     let written = reports.end();
     fleet.assert_repaired(&site, &tree);
     let server = server.program.terminate().well();
-    assert_eq!(server.counter("server.leaves_reported"), written);
+    // Of a leaf that is reported again before it is acknowledged the newest goes only.
+    let reported = server.counter("server.leaves_reported");
+    assert!((1..=written).contains(&reported), "{reported} of {written}");
     assert!(server.counter("server.reports_repeated") + server.counter("server.reports_early") > 0);
     Fleet::assert_closed(&site, &tree);
 }

@@ -1,5 +1,8 @@
-//! Who knows what was reported and what of it was acknowledged.
+//! Devices that know what they reported, and what of it was acknowledged.
 
+use std::iter;
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 use std::time::Instant;
@@ -7,23 +10,20 @@ use std::time::Instant;
 use mapleaf::layout::DataLocId;
 use mapleaf::runtime::LayoutPull;
 use mapleaf::runtime::Reporter;
-use mapleaf::runtime::ReporterError;
 use mapleaf::runtime::ReporterOptions;
 use mapleaf::tree::TreeFile;
 
 use super::WATCHDOG;
 use super::proxy::SplitMix;
 
-/// What was reported, in its order, and what of it was acknowledged.
-pub(crate) struct Oracle {
-    pub(crate) reporter: Reporter,
-    pub(crate) random: SplitMix,
-    /// First of the leaves that it reports.
-    first: u32,
-    /// How many they are.
-    leaves: u32,
-    /// Leaf of each report, counted from the first: its number is its place.
+/// A device, and what was acknowledged of what it reported.
+struct Device {
+    reporter: Reporter,
+    leaves: Range<u32>,
+    /// Leaf of each report: its number is its place.
     reported: Vec<u32>,
+    /// Reports that are known to be acknowledged: the first ones.
+    acknowledged: usize,
 }
 
 /// Data that shows its number, and by every byte whether it is whole.
@@ -40,75 +40,112 @@ fn number_of(bytes: &[u8]) -> usize {
     number
 }
 
-/// Options of a device that waits as long as a test does.
-pub(crate) fn patient(server: std::net::SocketAddr) -> ReporterOptions {
-    ReporterOptions {
-        layout: LayoutPull::Pull,
-        connect_timeout: WATCHDOG,
-        report_timeout: WATCHDOG,
-        ..ReporterOptions::new(server)
-    }
-}
-
-impl Oracle {
-    /// Reports leaves of this range, whose DataLocIDs are to stay what they are.
-    pub(crate) fn new(reporter: Reporter, seed: u64, leaves: std::ops::Range<u32>) -> Oracle {
-        let (first, leaves) = (leaves.start, leaves.end - leaves.start);
-        Oracle { reporter, random: SplitMix(seed), first, leaves, reported: Vec::new() }
+impl Device {
+    fn connect(server: SocketAddr, leaves: Range<u32>) -> Device {
+        let options = ReporterOptions {
+            // So that it goes on when the tree grows.
+            layout: LayoutPull::Pull,
+            connect_timeout: WATCHDOG,
+            report_timeout: WATCHDOG,
+            ..ReporterOptions::new(server)
+        };
+        let reporter = Reporter::connect(options).unwrap();
+        Device { reporter, leaves, reported: Vec::new(), acknowledged: 0 }
     }
 
-    fn report(&mut self) {
-        let leaf = self.random.below(self.leaves);
-        let number = self.reported.len();
-        self.reporter.report(DataLocId(self.first + leaf), &data(number)).unwrap();
+    fn report(&mut self, random: &mut SplitMix) {
+        let leaf = self.leaves.start + random.below(self.leaves.len() as u32);
+        self.reporter.report(DataLocId(leaf), &data(self.reported.len())).unwrap();
         self.reported.push(leaf);
     }
 
-    /// Reports as fast as the window lets it.
+    /// Takes the acknowledgements that came.
+    fn poll(&mut self, wait: Duration) {
+        self.reporter.poll(wait).unwrap();
+        self.learn();
+    }
+
+    fn flush(&mut self) {
+        self.reporter.flush(WATCHDOG).unwrap();
+        self.learn();
+        assert_eq!(self.acknowledged, self.reported.len());
+        assert!(self.reporter.refusals().is_empty());
+    }
+
+    fn learn(&mut self) {
+        self.acknowledged = self.reporter.acknowledged_through() as usize;
+    }
+
+    /// Each leaf holds what was last acknowledged for it, or what was reported later.
+    fn assert_kept(&self, file: &TreeFile) {
+        for leaf in self.leaves.clone() {
+            let held = file.read_leaf(DataLocId(leaf)).unwrap().unwrap().unwrap();
+            let mut known = self.reported[..self.acknowledged].iter();
+            let kept = known.rposition(|known| *known == leaf);
+            if held.data.is_empty() {
+                assert_eq!(kept, None, "leaf {leaf} lost an acknowledged report");
+                continue;
+            }
+            let number = number_of(&held.data);
+            assert_eq!(self.reported.get(number), Some(&leaf), "a report of another leaf");
+            let lost = kept.is_some_and(|kept| number < kept);
+            assert!(!lost, "leaf {leaf} holds report {number}, acknowledged was {kept:?}");
+        }
+    }
+}
+
+/// Devices of one server, driven by turns. Nobody else may report their leaves, and
+/// these keep their DataLocIDs.
+pub(crate) struct Devices {
+    all: Vec<Device>,
+    pub(crate) random: SplitMix,
+}
+
+impl Devices {
+    /// The first leaves get a device of their own each, the others share one.
+    pub(crate) fn connect(
+        server: SocketAddr,
+        leaves: Range<u32>,
+        singles: u32,
+        seed: u64,
+    ) -> Devices {
+        let many = leaves.start + singles;
+        let singles = (leaves.start..many).map(|leaf| leaf..leaf + 1);
+        let ranges = singles.chain(iter::once(many..leaves.end));
+        let all = ranges.map(|leaves| Device::connect(server, leaves)).collect();
+        Devices { all, random: SplitMix(seed) }
+    }
+
+    /// Reports as fast as the windows let them.
     pub(crate) fn report_for(&mut self, time: Duration) {
         let begun = Instant::now();
         while begun.elapsed() < time {
-            (0..20).for_each(|_| self.report());
-            self.reporter.poll(Duration::ZERO).unwrap();
+            for device in &mut self.all {
+                let count = device.leaves.len() / 4 + 1;
+                (0..count).for_each(|_| device.report(&mut self.random));
+                device.poll(Duration::ZERO);
+            }
         }
     }
 
-    /// Takes acknowledgements that left before the server's end.
-    pub(crate) fn take_late(&mut self) -> Result<(), ReporterError> {
-        self.reporter.poll(Duration::from_millis(2))
+    /// Takes the acknowledgements that came.
+    pub(crate) fn poll(&mut self, wait: Duration) {
+        self.all.iter_mut().for_each(|device| device.poll(wait));
     }
 
     /// Waits until everything is acknowledged, and nothing was refused.
-    pub(crate) fn settle(&mut self) {
-        self.reporter.flush(WATCHDOG).unwrap();
-        assert_eq!(self.reporter.acknowledged() as usize, self.reported.len());
-        assert!(self.reporter.refusals().is_empty());
+    pub(crate) fn flush(&mut self) {
+        self.all.iter_mut().for_each(Device::flush);
+    }
+
+    /// Reports that are known to be acknowledged.
+    pub(crate) fn acknowledged(&self) -> usize {
+        self.all.iter().map(|device| device.acknowledged).sum()
     }
 
     /// Each leaf holds what was last acknowledged for it, or what was reported later.
     pub(crate) fn assert_kept(&self, tree: &Path) {
-        let acknowledged = self.reporter.acknowledged() as usize;
-        let mut kept = vec![None; self.leaves as usize];
-        for (number, leaf) in self.reported[..acknowledged].iter().enumerate() {
-            kept[*leaf as usize] = Some(number);
-        }
         let file = TreeFile::open(tree).unwrap();
-        for (leaf, kept) in kept.into_iter().enumerate() {
-            let id = DataLocId(self.first + leaf as u32);
-            let held = file.read_leaf(id).unwrap().unwrap().unwrap();
-            if held.data.is_empty() {
-                assert_eq!(kept, None, "leaf {id} lost an acknowledged report");
-                continue;
-            }
-            let number = number_of(&held.data);
-            assert_eq!(self.reported.get(number), Some(&(leaf as u32)), "not of leaf {id}");
-            let lost = kept.is_some_and(|kept| number < kept);
-            assert!(!lost, "leaf {id} holds report {number}, acknowledged was {kept:?}");
-        }
-    }
-
-    /// Reports so far.
-    pub(crate) fn count(&self) -> usize {
-        self.reported.len()
+        self.all.iter().for_each(|device| device.assert_kept(&file));
     }
 }

@@ -1,6 +1,10 @@
 //! A device: reports the changes of its own leaves (claim 23), and knows which of
 //! them the server has written.
 
+mod batch;
+mod event;
+mod window;
+
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::HashSet;
@@ -8,19 +12,19 @@ use std::collections::VecDeque;
 
 use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
-use zerocopy::little_endian::U64;
 
 use crate::layout::DataLocId;
 use crate::layout::LayoutHash;
 use crate::layout::Life;
 use crate::layout::Revision;
-use crate::layout::TreeId;
 use crate::layout::leaf_wire_len;
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
-use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
 use crate::sync::counters::DeviceCounters;
+use crate::sync::device::batch::Batch;
+use crate::sync::device::batch::Pending;
+use crate::sync::device::batch::Reports;
+use crate::sync::device::batch::Waiting;
 use crate::sync::handled::REPORT_WINDOW;
-use crate::sync::join::JoinError;
 use crate::sync::join::JoinOutcome;
 use crate::sync::join::Joined;
 use crate::sync::join::Joiner;
@@ -30,7 +34,6 @@ use crate::sync::join::Wants;
 use crate::sync::join::bye;
 use crate::sync::join::session_header;
 use crate::sync::layout_pull::LayoutPull;
-use crate::sync::outbox::Destination;
 use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
 use crate::sync::round_trip::RoundTrip;
@@ -39,7 +42,6 @@ use crate::sync::time::Time;
 use crate::sync::transmit::Recipients;
 use crate::sync::transmit::Transmit;
 use crate::wire;
-use crate::wire::AckRefusal;
 use crate::wire::Datagram;
 use crate::wire::DatagramType;
 use crate::wire::Header;
@@ -47,137 +49,17 @@ use crate::wire::LeafIter;
 use crate::wire::RefusalReason;
 use crate::wire::RequestBody;
 
+pub use event::DeviceConfig;
+pub use event::DeviceEvent;
+pub use event::LayoutWish;
+pub use event::ReportError;
+
 /// Leaves that wait for their last report to be acknowledged; more are refused until
 /// some are.
 const WAITING_MAX: usize = 65_536;
 
 /// Tries in a row that nobody answers before the session is believed dead.
 const UNANSWERED_MAX: u32 = 12;
-
-/// Whether a device needs the layout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LayoutWish {
-    /// It names leaves by path.
-    Pull,
-    /// It knows its DataLocIDs.
-    Skip,
-}
-
-/// Settings of a device.
-#[derive(Clone, Copy, Debug)]
-pub struct DeviceConfig {
-    /// See [`LayoutWish`].
-    pub layout: LayoutWish,
-    /// Tree that the server must have, if that is known.
-    pub tree_id: Option<TreeId>,
-}
-
-/// What happened, for whoever drives the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DeviceEvent {
-    /// A session was opened: reports may be made (by path after
-    /// [`DeviceEvent::Layout`] only).
-    Joined(Joined),
-    /// The layout is there. If it is not the one before, [`Device::renumber`] is due.
-    Layout,
-    /// The server cannot be joined; the device has stopped.
-    Refused(JoinError),
-    /// The server fell silent or ended the session; what was not acknowledged is
-    /// reported again in the next one.
-    Rejoining,
-    /// The server did not write a leaf.
-    LeafRefused {
-        /// The leaf.
-        leaf: DataLocId,
-        /// Why.
-        reason: RefusalReason,
-        /// The number that the reason speaks of.
-        detail: u32,
-    },
-    /// The server has written this many leaves more.
-    Acknowledged {
-        /// Leaves, refused ones not counted.
-        leaves: u64,
-    },
-}
-
-/// Why a report could not be taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ReportError {
-    /// The window is full: drive the device until something is acknowledged.
-    Full,
-    /// Data does not fit a datagram.
-    TooLarge {
-        /// Most bytes that fit.
-        expected: usize,
-        /// Bytes given.
-        found: usize,
-    },
-    /// There is no session yet.
-    NotJoined,
-}
-
-impl core::fmt::Display for ReportError {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self {
-            ReportError::Full => f.write_str("too many reports are not acknowledged yet"),
-            ReportError::TooLarge { expected, found } => {
-                write!(f, "data does not fit a datagram: at most {expected} bytes, found {found}")
-            }
-            ReportError::NotJoined => f.write_str("not connected to the server"),
-        }
-    }
-}
-
-impl core::error::Error for ReportError {}
-
-/// Leaves of one REPORT.
-#[derive(Debug, Default)]
-struct Batch {
-    leaves: Vec<u8>,
-    ids: Vec<DataLocId>,
-    /// Reports that it stands for: more than its leaves where newer Data took the
-    /// place of older.
-    reports: u64,
-}
-
-impl Batch {
-    fn push(&mut self, leaf: DataLocId, data: &[u8], reports: u64) {
-        wire::push_leaf(&mut self.leaves, leaf, data);
-        self.ids.push(leaf);
-        self.reports += reports;
-    }
-
-    fn clear(&mut self) {
-        self.leaves.clear();
-        self.ids.clear();
-        self.reports = 0;
-    }
-
-    fn count(&self) -> u16 {
-        u16::try_from(self.ids.len()).expect("a datagram holds few leaves")
-    }
-}
-
-/// Newest Data of a leaf whose last report is still under way.
-#[derive(Debug, Default)]
-struct Waiting {
-    data: Vec<u8>,
-    reports: u64,
-}
-
-/// A REPORT that is not acknowledged yet.
-#[derive(Debug)]
-struct Pending {
-    batch: Batch,
-    sequence: u64,
-    /// When it was sent last.
-    sent: Time,
-    is_repeated: bool,
-    is_acknowledged: bool,
-}
 
 /// A device without sockets: see the module's contract.
 pub struct Device {
@@ -194,6 +76,8 @@ pub struct Device {
     waiting: BTreeMap<DataLocId, Waiting>,
     /// Leaves in REPORTs that are not acknowledged.
     under_way: HashSet<DataLocId>,
+    /// Reports taken from the first session on.
+    taken: u64,
     /// A leaf that waits may have become free.
     has_freed: bool,
     pending: VecDeque<Pending>,
@@ -234,6 +118,7 @@ impl Device {
             filling: Batch::default(),
             waiting: BTreeMap::new(),
             under_way: HashSet::new(),
+            taken: 0,
             has_freed: false,
             pending: VecDeque::with_capacity(REPORT_WINDOW as usize),
             spare: Vec::new(),
@@ -325,24 +210,25 @@ impl Device {
             return Err(ReportError::TooLarge { expected, found: data.len() });
         }
         self.make_room(now, &joined, wire_len)?;
+        let reports = Reports { count: 1, oldest: self.taken + 1 };
         if self.under_way.contains(&leaf) || self.waiting.contains_key(&leaf) {
-            self.hold(leaf, data)?;
+            self.hold(leaf, data, reports)?;
         } else {
-            self.filling.push(leaf, data, 1);
+            self.filling.push(leaf, data, reports);
         }
+        self.taken += 1;
         self.counters.leaves_reported += 1;
         Ok(())
     }
 
     /// Keeps Data until the leaf's last report is acknowledged.
-    fn hold(&mut self, leaf: DataLocId, data: &[u8]) -> Result<(), ReportError> {
-        if self.waiting.len() >= WAITING_MAX && !self.waiting.contains_key(&leaf) {
+    fn hold(&mut self, leaf: DataLocId, data: &[u8], reports: Reports) -> Result<(), ReportError> {
+        let replaces = self.waiting.contains_key(&leaf);
+        if self.waiting.len() >= WAITING_MAX && !replaces {
             return Err(ReportError::Full);
         }
-        let waiting = self.waiting.entry(leaf).or_default();
-        waiting.data.clear();
-        waiting.data.extend_from_slice(data);
-        waiting.reports += 1;
+        self.counters.conflated += u64::from(replaces);
+        self.hold_again(leaf, data, reports);
         Ok(())
     }
 
@@ -402,6 +288,16 @@ impl Device {
     /// Whether everything reported is acknowledged.
     pub fn is_idle(&self) -> bool {
         self.filling.ids.is_empty() && self.waiting.is_empty() && self.pending.is_empty()
+    }
+
+    /// Every report up to this number, counted from 1 in the order in which they were
+    /// taken, was written or refused, or newer Data of its leaf was.
+    pub fn acknowledged_through(&self) -> u64 {
+        let pending = self.pending.iter().filter(|one| !one.is_acknowledged);
+        let under_way = pending.map(|one| one.batch.reports.oldest);
+        let waiting = self.waiting.values().map(|one| one.reports.oldest);
+        let open = under_way.chain(waiting).chain([self.filling.reports.oldest]);
+        open.min().map_or(self.taken, |oldest| self.taken.min(oldest - 1))
     }
 
     /// Says where the leaves of the layout before lie in the one that came with
@@ -523,7 +419,7 @@ impl Device {
             let mut reports = batch.reports;
             for leaf in LeafIter::new(&batch.leaves, batch.count()).flatten() {
                 // The first leaf stands for what was replaced in its batch too.
-                let share = core::mem::replace(&mut reports, 0);
+                let share = Reports { count: core::mem::take(&mut reports.count), ..reports };
                 self.hold_again(leaf.data_loc_id(), leaf.data, share);
             }
         }
@@ -544,11 +440,11 @@ impl Device {
         self.counters.leaves_refused += 1;
     }
 
-    fn hold_again(&mut self, leaf: DataLocId, data: &[u8], reports: u64) {
+    fn hold_again(&mut self, leaf: DataLocId, data: &[u8], reports: Reports) {
         let waiting = self.waiting.entry(leaf).or_default();
         waiting.data.clear();
         waiting.data.extend_from_slice(data);
-        waiting.reports += reports;
+        waiting.reports.add(reports);
     }
 
     /// Gives up what does not fit the datagrams of a server that was restarted with
@@ -571,97 +467,6 @@ impl Device {
         self.pull = None;
         self.joiner.restart(now, delay, &mut *self.random);
         self.events.push_back(DeviceEvent::Rejoining);
-    }
-
-    fn send_filling(&mut self, now: Time, joined: &Joined) {
-        let batch = core::mem::replace(&mut self.filling, self.spare.pop().unwrap_or_default());
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        self.under_way.extend(&batch.ids);
-        send(joined, sequence, &batch, &mut self.outbox);
-        self.last_sent = now;
-        self.counters.reports += 1;
-        self.pending.push_back(Pending {
-            batch,
-            sequence,
-            sent: now,
-            is_repeated: false,
-            is_acknowledged: false,
-        });
-    }
-
-    /// When the first REPORT has waited for its acknowledgement for long enough.
-    fn retry_at(&self) -> Option<Time> {
-        let open = self.pending.iter().filter(|pending| !pending.is_acknowledged);
-        open.map(|pending| pending.sent.after(self.round_trip.timeout())).min()
-    }
-
-    /// Sends again what was last sent before `sent_before` and is not acknowledged.
-    fn repeat(&mut self, now: Time, joined: &Joined, sent_before: Time) {
-        let open = self.pending.iter_mut().filter(|pending| !pending.is_acknowledged);
-        for pending in open.filter(|pending| pending.sent < sent_before) {
-            send(joined, pending.sequence, &pending.batch, &mut self.outbox);
-            pending.sent = now;
-            pending.is_repeated = true;
-            self.counters.reports_repeated += 1;
-            self.last_sent = now;
-        }
-    }
-
-    fn take_ack(&mut self, now: Time, joined: &Joined, header: &Header, refusals: &[AckRefusal]) {
-        let handled = header.watermark.get()..=header.event_num.get();
-        let mut acknowledged = 0;
-        let mut newest_sent = None;
-        for pending in &mut self.pending {
-            if pending.is_acknowledged || !handled.contains(&pending.sequence) {
-                continue;
-            }
-            pending.is_acknowledged = true;
-            acknowledged += pending.batch.reports;
-            if !pending.is_repeated {
-                self.round_trip.measured(now.since(pending.sent));
-                newest_sent = newest_sent.max(Some(pending.sent));
-            }
-            for id in &pending.batch.ids {
-                self.under_way.remove(id);
-            }
-            self.has_freed |= !self.waiting.is_empty();
-            for refusal in refusals.iter().filter(|one| one.sequence.get() == pending.sequence) {
-                acknowledged = acknowledged.saturating_sub(1);
-                self.counters.leaves_refused += 1;
-                self.events.push_back(refused(refusal));
-            }
-        }
-        self.round_trip.answered();
-        self.retire();
-        // What was sent clearly earlier than a REPORT that has arrived was lost, as
-        // RFC 8985 has it: no need to wait for the timeout.
-        if let Some(sent) = newest_sent {
-            let earlier = Time(sent.0.saturating_sub(self.round_trip.grace().as_micros() as u64));
-            self.repeat(now, joined, earlier);
-        }
-        self.flush_waiting(now);
-        if acknowledged > 0 {
-            self.counters.leaves_acknowledged += acknowledged;
-            self.events.push_back(DeviceEvent::Acknowledged { leaves: acknowledged });
-        }
-    }
-
-    /// Leaves that waited for an acknowledgement go at once: their reports were
-    /// flushed when they were made, or will be.
-    fn flush_waiting(&mut self, now: Time) {
-        if self.has_freed {
-            self.flush(now);
-        }
-    }
-
-    /// Takes acknowledged REPORTs out of the window.
-    fn retire(&mut self) {
-        while self.pending.front().is_some_and(|pending| pending.is_acknowledged) {
-            let Some(Pending { mut batch, .. }) = self.pending.pop_front() else { return };
-            batch.clear();
-            self.spare.push(batch);
-        }
     }
 
     fn take_layout(&mut self, now: Time, joined: &Joined, body: &wire::LayoutBody, piece: &[u8]) {
@@ -693,26 +498,3 @@ impl Device {
         self.last_sent = now;
     }
 }
-
-fn send(joined: &Joined, sequence: u64, batch: &Batch, outbox: &mut Outbox) {
-    let header = Header {
-        event_num: U64::new(sequence),
-        count: U16::new(batch.count()),
-        ..session_header(joined, DatagramType::Report)
-    };
-    outbox.datagram(Destination::Peer, &header, &(), &batch.leaves, 0);
-}
-
-fn refused(refusal: &AckRefusal) -> DeviceEvent {
-    DeviceEvent::LeafRefused {
-        leaf: DataLocId(refusal.data_loc_id.get()),
-        reason: RefusalReason::from_code(refusal.reason.get()).unwrap_or(RefusalReason::Trouble),
-        detail: refusal.detail.get(),
-    }
-}
-
-const _: () = assert!(
-    // A REPORT is always acknowledged within one datagram: a refusal takes no more
-    // than the smallest leaf.
-    size_of::<AckRefusal>() <= leaf_wire_len(0) && DATAGRAM_SIZE_DEFAULT > DATAGRAM_HEADER_LEN
-);
