@@ -261,7 +261,7 @@ impl World {
 /// The server of a site's tree: no lock keeps it out.
 fn serve(address: SocketAddr, site: &Site) -> Serving {
     let (tree, schema) = (site.path("tree"), site.path("schema.toml"));
-    let options = ["--period", "5ms", "--schema", schema.to_str().unwrap()];
+    let options = ["--period", "5ms", "--lease", "400ms", "--schema", schema.to_str().unwrap()];
     Serving::server_at(address, &tree, &options)
 }
 
