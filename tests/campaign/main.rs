@@ -12,6 +12,7 @@
 mod support;
 
 mod cuts;
+mod full;
 mod kills;
 
 use std::env;
