@@ -11,6 +11,7 @@ use crate::layout::TreeRole;
 use crate::sync::JoinError;
 use crate::tree::BlobError;
 use crate::tree::CreateError;
+use crate::tree::FileLoss;
 use crate::tree::GrowError;
 use crate::tree::OpenError;
 use crate::tree::SyncError;
@@ -76,6 +77,17 @@ pub enum LoopError {
         path: PathBuf,
         /// What failed.
         source: SyncError,
+    },
+    /// The tree file was cut while it was in use, or cannot be read any more. What it
+    /// holds is damaged, and it is not marked as closed in good order.
+    #[error("{path}: {source}: the tree is damaged{hint}", path = .path.display())]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// What happened to it.
+        source: FileLoss,
+        /// What to do about it.
+        hint: &'static str,
     },
     /// Something that the loop needs is not to be had.
     #[error("cannot {what}: {source}")]

@@ -29,6 +29,7 @@ use crate::runtime::error::LoopError;
 use crate::runtime::error::MirrorError;
 use crate::runtime::journal::Journal;
 use crate::runtime::keeper::Keeper;
+use crate::runtime::lookout::Lookout;
 use crate::runtime::metrics::Counters;
 use crate::runtime::mirror_core::Core;
 use crate::runtime::observer::Changes;
@@ -96,8 +97,8 @@ pub struct MirrorReport {
 ///
 /// # Errors
 /// The file is not a replica of this server's tree or cannot follow its layout, the
-/// server refuses, does not answer in the time that was given, or (a relay) the
-/// address is not to be had.
+/// server refuses, does not answer in the time that was given, (a relay) the address
+/// is not to be had, or (later) the file was cut by somebody.
 pub fn mirror(
     options: MirrorOptions,
     control: Control,
@@ -141,6 +142,7 @@ struct Mirror<'o> {
     core: Core<'o>,
     relay: Option<Relay>,
     journal: Journal,
+    lookout: Lookout,
     deadlines: Deadlines,
 }
 
@@ -187,6 +189,7 @@ impl<'o> Mirror<'o> {
             core: Core::new(client, keeper, observer, how, options.until),
             relay,
             journal: Journal::new(control, now),
+            lookout: Lookout::new(now),
             deadlines: Deadlines {
                 started: now,
                 connect: options.connect_timeout.map(|timeout| now.after(timeout)),
@@ -206,6 +209,7 @@ impl<'o> Mirror<'o> {
             self.receive()?;
             self.core.handle_timeout(turn.time_of_timers(self.clock), &mut self.outlet)?;
             self.relay(Some(turn))?;
+            self.look()?;
             self.core.tell_changes();
             self.keep();
             if let Some(end) = self.ended(control)? {
@@ -214,12 +218,20 @@ impl<'o> Mirror<'o> {
         }
     }
 
+    /// Ends if the file is not what it was.
+    fn look(&mut self) -> Result<(), LoopError> {
+        let Some(leaves) = self.core.keeper.leaves() else { return Ok(()) };
+        self.lookout.look(self.clock.now(), leaves.tree())
+    }
+
     fn deadline(&self) -> Time {
         let Deadlines { connect, end, progress, save, .. } = &self.deadlines;
         let connect = connect.filter(|_| !self.core.was_joined);
         let fixed = [Some(*progress), Some(*save), *end, connect, self.core.client.poll_timeout()];
         let relay = self.relay.as_ref().map(Relay::deadline);
-        let all = fixed.into_iter().chain([relay, Some(self.journal.deadline())]);
+        // There is nothing to look at before there is a replica.
+        let look = self.core.keeper.leaves().map(|_| self.lookout.deadline());
+        let all = fixed.into_iter().chain([relay, look, Some(self.journal.deadline())]);
         all.flatten().min().unwrap_or(Time(u64::MAX))
     }
 

@@ -20,6 +20,7 @@ mod error;
 mod growth;
 mod journal;
 mod keeper;
+mod lookout;
 mod metrics;
 mod mirror;
 mod mirror_core;

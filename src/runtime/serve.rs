@@ -21,6 +21,7 @@ use crate::runtime::error::ServeError;
 use crate::runtime::growth::SchemaRefusal;
 use crate::runtime::growth::extension;
 use crate::runtime::journal::Journal;
+use crate::runtime::lookout::Lookout;
 use crate::runtime::metrics::Counters;
 use crate::runtime::options::OnReady;
 use crate::runtime::options::ReloadableConfig;
@@ -60,7 +61,8 @@ pub struct ServeReport {
 ///
 /// # Errors
 /// The tree is not one that can be served, its leaves do not fit the datagrams, the
-/// address is not to be had, or (later) the file could not be written back.
+/// address is not to be had, or (later) the file could not be written back, or was cut
+/// by somebody.
 pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, ServeError> {
     let (waiting, live) = (options.waiting, Arc::clone(&options.live));
     let listen = Listen {
@@ -230,13 +232,15 @@ impl Serving {
         control: &mut Control,
         journal: &mut Journal,
     ) -> Result<(), ServeError> {
+        let mut lookout = Lookout::new(self.clock.now());
         while !control.is_stopped() {
             self.reload(control)?;
-            let deadline = self.side.deadline().min(journal.deadline());
+            let deadline = self.side.deadline().min(journal.deadline()).min(lookout.deadline());
             let turn = Turn::begin(self.clock, deadline);
             let waited = poller.wait(turn.timeout(), control);
             waited.map_err(LoopError::system("wait for datagrams"))?;
             self.side.turn(poller, source, turn, end_of_period, &mut self.tree);
+            lookout.look(self.clock.now(), self.tree.tree())?;
             journal.keep(self.clock.now(), || self.counters());
         }
         Ok(())

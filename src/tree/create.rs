@@ -3,6 +3,7 @@
 use core::fmt;
 use std::fs::File;
 use std::io;
+use std::path;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,16 +79,22 @@ impl fmt::Display for CreateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CreateError::Exists { path } => {
-                write!(f, "{}: exists already, and is not overwritten", path.display())
+                write!(f, "{}: exists already, and is not overwritten", shown(path))
             }
             CreateError::Space { path, needed, source } => {
-                write!(f, "{}: cannot reserve {needed} bytes: {source}", path.display())
+                write!(f, "{}: cannot reserve {needed} bytes: {source}", shown(path))
             }
             CreateError::Io { path, what, source } => {
-                write!(f, "{}: cannot {what}: {source}", path.display())
+                write!(f, "{}: cannot {what}: {source}", shown(path))
             }
         }
     }
+}
+
+/// A tree in memory has no name.
+fn shown(path: &Path) -> path::Display<'_> {
+    let shown = if path.as_os_str().is_empty() { Path::new("in memory") } else { path };
+    shown.display()
 }
 
 impl std::error::Error for CreateError {
@@ -111,6 +118,7 @@ impl FillError {
         move |source| FillError::Io { what, source }
     }
 
+    /// The error about this file, or about one in memory.
     fn at(self, path: &Path) -> CreateError {
         let path = path.to_owned();
         match self {

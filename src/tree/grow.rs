@@ -122,6 +122,10 @@ impl Tree {
         for (from, to) in pairs(growth) {
             self.copy_leaf(from, to, &mut filled, &mut data);
         }
+        // Zeros in the place of what was cut would be whole leaves in the new file.
+        let lost =
+            |loss| FillError::Io { what: "read the old file", source: io::Error::other(loss) };
+        self.check_file().map_err(lost)?;
         let file = filled.secure(fresh.file())?;
         Ok((filled, file))
     }

@@ -313,6 +313,17 @@ impl TreeFile {
         Ok(TreeFile { file, header, layout, patience: PATIENCE.into() })
     }
 
+    /// Asks for the length of the file again: what was read is that of a whole file
+    /// only if nobody cut it meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// What the system refuses, or another length than the header's.
+    pub fn check_length(&self) -> Result<(), InspectError> {
+        let metadata = self.file.metadata().map_err(InspectError::io("look at the file"))?;
+        agree("file_len", metadata.len(), self.header().file_len.get())
+    }
+
     /// The numbers of the header.
     pub fn header(&self) -> &Header {
         self.header.header()

@@ -30,6 +30,7 @@ use memmap2::MmapOptions;
 use memmap2::MmapRaw;
 
 use crate::layout::limits::PAGE_SIZE;
+use crate::tree::sigbus::Watch;
 
 /// Bytes of the words that are copied one by one.
 pub(crate) const WORD: usize = size_of::<u64>();
@@ -46,6 +47,8 @@ pub(crate) enum Prefault {
 /// A shared mapping of a whole file, for any number of reading threads.
 #[derive(Debug)]
 pub(crate) struct Map {
+    // Before the mapping, as fields are dropped in their order.
+    watch: Watch,
     raw: MmapRaw,
 }
 
@@ -53,6 +56,13 @@ impl Map {
     /// Length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.raw.len()
+    }
+
+    /// Offset of the page that was found lost first. What is read from there on is
+    /// nobody's, and what is stored there is in no file.
+    #[inline]
+    pub(crate) fn lost(&self) -> Option<usize> {
+        self.watch.lost()
     }
 
     /// The little-endian u32 at a multiple of 4.
@@ -149,7 +159,7 @@ impl Owner {
     /// 2 MiB, because reading ahead makes large folios.
     pub(crate) fn map_file(file: &File, len: usize, prefault: Prefault) -> io::Result<Owner> {
         let raw = MmapOptions::new().len(len).map_raw(file)?;
-        let map = Map { raw };
+        let map = Map { watch: Watch::new(raw.as_ptr(), raw.len()), raw };
         map.raw.advise(Advice::Random)?;
         map.prefault(prefault)?;
         Ok(Owner {
@@ -257,11 +267,21 @@ impl Owner {
 ///
 /// Never a sparse file: storing into a hole of a full disk is a SIGBUS.
 pub(crate) fn reserve(file: &File, len: u64) -> io::Result<()> {
+    allocate(file, len, 0)
+}
+
+/// Gives a file that has its length space for every byte of it. One that was cut
+/// stays short, so that it is seen.
+pub(crate) fn fill_holes(file: &File, len: u64) -> io::Result<()> {
+    allocate(file, len, libc::FALLOC_FL_KEEP_SIZE)
+}
+
+fn allocate(file: &File, len: u64, mode: libc::c_int) -> io::Result<()> {
     let len = libc::off_t::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
     loop {
         // SAFETY: the descriptor is open as long as `file` is borrowed; the call
         // takes no pointers.
-        let failed = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len) } != 0;
+        let failed = unsafe { libc::fallocate(file.as_raw_fd(), mode, 0, len) } != 0;
         let error = io::Error::last_os_error();
         match failed {
             false => return Ok(()),

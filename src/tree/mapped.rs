@@ -249,11 +249,12 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// A failed write-back, now or earlier: the process should stop and reopen the
-    /// file, which verifies it.
+    /// A failed write-back, now or earlier, or a file that was cut meanwhile: the
+    /// process should stop and reopen the file, which verifies it.
     pub fn sync(&mut self) -> Result<(), SyncError> {
         // What is stored through the mapping is written back by this as well.
-        self.state.sync(|| self.file.file().sync_data())
+        self.state.sync(|| self.file.file().sync_data())?;
+        self.check_file().map_err(SyncError::Lost)
     }
 
     /// Ends in good order: everything is written back and the state says so.
@@ -267,7 +268,8 @@ impl Tree {
             self.state.watermark = self.run.newest;
         }
         self.state.closed = Closed::Yes;
-        self.state.store_and_sync(&mut self.owner)
+        self.state.store_and_sync(&mut self.owner)?;
+        self.check_file().map_err(SyncError::Lost)
     }
 }
 

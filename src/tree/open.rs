@@ -26,7 +26,7 @@ use crate::tree::lock::lock_named;
 use crate::tree::map::Owner;
 use crate::tree::map::Prefault;
 use crate::tree::map::bring_in;
-use crate::tree::map::reserve;
+use crate::tree::map::fill_holes;
 use crate::tree::mapped::Parts;
 use crate::tree::mapped::Tree;
 use crate::tree::mapped::map_len;
@@ -60,6 +60,13 @@ pub enum OpenError {
     Io {
         /// What was to be done.
         what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no space for the holes of the file.
+    Space {
+        /// Bytes that the file takes without holes.
+        expected: u64,
         /// What the system said.
         source: io::Error,
     },
@@ -148,6 +155,9 @@ impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             OpenError::Io { what, source } => write!(f, "cannot {what}: {source}"),
+            OpenError::Space { expected, source } => {
+                write!(f, "cannot reserve {expected} bytes without holes: {source}")
+            }
             OpenError::NotAFile => write!(f, "not a file"),
             OpenError::Locked => write!(f, "the tree is open already: it has one owner"),
             OpenError::Restless => write!(f, "the name belonged to another file at each attempt"),
@@ -190,7 +200,7 @@ impl fmt::Display for OpenError {
 impl std::error::Error for OpenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            OpenError::Io { source, .. } => Some(source),
+            OpenError::Io { source, .. } | OpenError::Space { source, .. } => Some(source),
             OpenError::Schema(error) => Some(error),
             OpenError::Damaged { fault, .. } => Some(fault),
             OpenError::Sync(error) => Some(error),
@@ -259,9 +269,16 @@ impl Verified {
         let scanned = Scan::new(file.file(), &extents, &self.layout, &self.state);
         let (scan, index) = scanned.map_err(OpenError::io("read the leaves"))?;
         // A copy of a file may have holes, which a full disk could not fill.
-        reserve(file.file(), self.layout.file_len()).map_err(OpenError::io("reserve its space"))?;
-        let owner = Owner::map_file(file.file(), len, Prefault::Read)
-            .map_err(OpenError::io("map the file"))?;
+        let expected = self.layout.file_len();
+        fill_holes(file.file(), expected)
+            .map_err(|source| OpenError::Space { expected, source })?;
+        let owner = Owner::map_file(file.file(), len, Prefault::Read);
+        // It may have been cut since it was read, and cannot be mapped then.
+        let found = file.file().metadata().map_err(OpenError::io("examine the file"))?.len();
+        if found != expected {
+            return Err(OpenError::Length { expected, found });
+        }
+        let owner = owner.map_err(OpenError::io("map the file"))?;
         let parts = Parts {
             file,
             path: Some(path),

@@ -73,12 +73,15 @@ impl TreeReader {
     ///
     /// A leaf that is being written is tried again, 64 times at once and then
     /// 100,000 times with the processor given away between: longer than any
-    /// writer is kept from running. Nothing if there is no such leaf, or if it was
-    /// never at rest.
+    /// writer is kept from running. Nothing if there is no such leaf, if it was
+    /// never at rest, or if pages of the file are gone.
     pub fn read(&self, leaf: DataLocId, data: &mut Vec<u8>) -> Option<LeafHead> {
         let generation = self.shared.load();
         let record = generation.extents.record(leaf)?;
         for attempt in 0..SPINS + YIELDS {
+            if generation.map.lost().is_some() {
+                return None;
+            }
             if let Some(head) = attempt_read(&generation.map, &record, data) {
                 return Some(head);
             }
@@ -105,6 +108,6 @@ fn attempt_read(map: &Map, record: &Record, data: &mut Vec<u8>) -> Option<LeafHe
     data.resize(len, 0);
     map.load_bytes(record.offset + RecordHead::DATA_OFFSET, data);
     fence(Ordering::Acquire);
-    let same = map.load_u32(record.offset, Ordering::Relaxed) == seq;
+    let same = map.load_u32(record.offset, Ordering::Relaxed) == seq && map.lost().is_none();
     (same && head.data_size.get() as usize == len).then_some(head)
 }

@@ -15,6 +15,7 @@ use crate::layout::STATE_SLOT_OFFSETS;
 use crate::layout::StateSlot;
 use crate::layout::TreeRole;
 use crate::layout::limits::PAGE_SIZE;
+use crate::tree::loss::FileLoss;
 use crate::tree::map::Owner;
 use crate::tree::plan::STATE_OFFSET;
 use crate::tree::plan::state_checksum;
@@ -33,6 +34,8 @@ pub enum SyncError {
     Failed(io::Error),
     /// Writing back failed at an earlier time.
     FailedBefore,
+    /// What would be written back is not all there any more.
+    Lost(FileLoss),
 }
 
 impl fmt::Display for SyncError {
@@ -42,6 +45,7 @@ impl fmt::Display for SyncError {
             SyncError::FailedBefore => {
                 write!(f, "the tree file could not be written back earlier; reopen and verify it")
             }
+            SyncError::Lost(loss) => write!(f, "{loss}"),
         }
     }
 }
@@ -51,6 +55,7 @@ impl std::error::Error for SyncError {
         match self {
             SyncError::Failed(source) => Some(source),
             SyncError::FailedBefore => None,
+            SyncError::Lost(loss) => Some(loss),
         }
     }
 }

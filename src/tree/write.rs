@@ -43,7 +43,7 @@ pub enum Mark {
     Quiet,
 }
 
-/// Why a leaf was not stored. The tree is as it was.
+/// Why a leaf was not stored. But for [`WriteError::Lost`] the tree is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -81,6 +81,8 @@ pub enum WriteError {
     NoLife,
     /// Leaves are put back before a server's life begins, not in it.
     LifeBegun,
+    /// Pages of the file are gone: what is stored may be in no file.
+    Lost,
     /// The highest revision there can be is held already. It takes a forged file.
     RevisionsExhausted,
 }
@@ -105,6 +107,7 @@ impl fmt::Display for WriteError {
             }
             WriteError::NoLife => write!(f, "a server writes no leaf before its life has begun"),
             WriteError::LifeBegun => write!(f, "a server in its life puts no leaves back"),
+            WriteError::Lost => write!(f, "pages of the tree file are gone"),
             WriteError::RevisionsExhausted => write!(f, "no higher revision is left"),
         }
     }
@@ -119,13 +122,14 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// The state could not be written back.
+    /// The state could not be written back, or the file was cut.
     pub fn begin_life(&mut self, unix_s: u64) -> Result<Life, SyncError> {
         let newest = self.run.newest;
         let life = self.state.life.next(newest, unix_s);
         self.state.life = life;
         self.state.watermark = newest;
         self.state.store_and_sync(&mut self.owner)?;
+        self.check_file().map_err(SyncError::Lost)?;
         self.run.life_start = Some(newest);
         // Not below what is held, were lives ever used up.
         self.run.newest = newest.max(life.base());
@@ -152,7 +156,9 @@ impl Tree {
         let revision = self.next_revision()?;
         let head = leaf_head(leaf, revision, data);
         self.store(&record, &head, data, Mark::Changed);
-        Ok(revision)
+        // Looked at when all is stored, so that what was stored nowhere is not
+        // acknowledged.
+        if self.is_lost() { Err(WriteError::Lost) } else { Ok(revision) }
     }
 
     fn next_revision(&mut self) -> Result<Revision, WriteError> {
@@ -184,7 +190,7 @@ impl Tree {
             return Err(WriteError::DataSize { leaf, expected, found: data.len() });
         }
         self.store(&record, head, data, mark);
-        Ok(())
+        if self.is_lost() { Err(WriteError::Lost) } else { Ok(()) }
     }
 }
 

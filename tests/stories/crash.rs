@@ -1,33 +1,25 @@
 //! kill -9: nothing that was acknowledged is lost, nothing is torn, and a copy goes on
 //! from where it was.
 
-use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::Path as FilePath;
 use std::thread;
 use std::time::Duration;
-use std::time::Instant;
 
 use mapleaf::layout::DataLocId;
 use mapleaf::layout::Life;
 use mapleaf::layout::Revision;
 use mapleaf::layout::TreeId;
 use mapleaf::layout::TreeRole;
-use mapleaf::runtime::Reporter;
-use mapleaf::runtime::ReporterOptions;
 use mapleaf::tree::CreateOptions;
 use mapleaf::tree::Layout;
 use mapleaf::tree::Scanned;
 use mapleaf::tree::Tree;
 use mapleaf::tree::TreeFile;
 
-use crate::support::WATCHDOG;
-use crate::support::load::Stream;
-use crate::support::load::leaf_line;
+use crate::support::oracle::Devices;
 use crate::support::path::Path;
 use crate::support::process::Serving;
 use crate::support::process::mirror;
-use crate::support::proxy::SplitMix;
 use crate::support::trees::Site;
 use crate::support::trees::assert_whole;
 use crate::support::trees::equal;
@@ -36,157 +28,40 @@ use crate::support::wait_until;
 
 const KILLS: u32 = 8;
 
+/// Leaves of the tree; most of them are those of one device.
+const LEAVES: u32 = 40;
+
 /// Devices of one leaf each.
 const SINGLES: u32 = 8;
-
-/// Leaves of the device that has many.
-const MANY: Range<u32> = SINGLES..SINGLES + 32;
-
-/// A device, and what was acknowledged of what it reported.
-struct Device {
-    reporter: Reporter,
-    leaves: Range<u32>,
-    /// Leaf of each report: its number is its place.
-    reported: Vec<u32>,
-    /// Reports that are known to be acknowledged: the first ones.
-    acknowledged: usize,
-}
-
-/// Data that shows its number, and by every byte whether it is whole.
-fn data(number: usize) -> Vec<u8> {
-    let mut bytes = (number as u64).to_le_bytes().to_vec();
-    bytes.resize(8 + number % 150, number as u8);
-    bytes
-}
-
-fn number_of(bytes: &[u8]) -> usize {
-    let head = bytes.first_chunk().expect("Data begins with its number");
-    let number = u64::from_le_bytes(*head) as usize;
-    assert_eq!(bytes, data(number), "Data of report {number} is whole");
-    number
-}
-
-impl Device {
-    fn connect(server: SocketAddr, leaves: Range<u32>) -> Device {
-        let options = ReporterOptions {
-            connect_timeout: WATCHDOG,
-            report_timeout: WATCHDOG,
-            ..ReporterOptions::new(server)
-        };
-        let reporter = Reporter::connect(options).unwrap();
-        Device { reporter, leaves, reported: Vec::new(), acknowledged: 0 }
-    }
-
-    fn report(&mut self, random: &mut SplitMix) {
-        let leaf = self.leaves.start + random.below(self.leaves.len() as u32);
-        self.reporter.report(DataLocId(leaf), &data(self.reported.len())).unwrap();
-        self.reported.push(leaf);
-    }
-
-    /// Takes the acknowledgements that came.
-    fn poll(&mut self, wait: Duration) {
-        self.reporter.poll(wait).unwrap();
-        self.learn();
-    }
-
-    /// Acknowledgements that left before the end count as well, and what is sent again
-    /// finds nobody there: a server that is back at once is missed for seconds.
-    fn notice_the_end(&mut self) {
-        (0..4).for_each(|_| self.poll(Duration::from_millis(10)));
-    }
-
-    fn flush(&mut self) {
-        self.reporter.flush(WATCHDOG).unwrap();
-        self.learn();
-        assert_eq!(self.acknowledged, self.reported.len());
-        assert!(self.reporter.refusals().is_empty());
-    }
-
-    fn learn(&mut self) {
-        self.acknowledged = self.reporter.acknowledged_through() as usize;
-    }
-
-    /// Each leaf holds what was last acknowledged for it, or what was reported later.
-    fn assert_kept(&self, file: &TreeFile) {
-        for leaf in self.leaves.clone() {
-            let held = file.read_leaf(DataLocId(leaf)).unwrap().unwrap().unwrap();
-            let mut known = self.reported[..self.acknowledged].iter();
-            let kept = known.rposition(|known| *known == leaf);
-            if held.data.is_empty() {
-                assert_eq!(kept, None, "leaf {leaf} lost an acknowledged report");
-                continue;
-            }
-            let number = number_of(&held.data);
-            assert_eq!(self.reported.get(number), Some(&leaf), "a report of another leaf");
-            let lost = kept.is_some_and(|kept| number < kept);
-            assert!(!lost, "leaf {leaf} holds report {number}, acknowledged was {kept:?}");
-        }
-    }
-}
-
-/// Every device of the story.
-struct Devices {
-    all: Vec<Device>,
-    random: SplitMix,
-}
-
-impl Devices {
-    fn connect(server: SocketAddr) -> Devices {
-        let singles = (0..SINGLES).map(|leaf| leaf..leaf + 1);
-        let all = singles.chain([MANY]).map(|leaves| Device::connect(server, leaves));
-        Devices { all: all.collect(), random: SplitMix(0x6b69_6c6c) }
-    }
-
-    /// Some time, by the seed.
-    fn delay(&mut self) -> Duration {
-        Duration::from_millis(u64::from(100 + self.random.below(300)))
-    }
-
-    /// Reports as fast as the windows let them.
-    fn report_for(&mut self, time: Duration) {
-        let begun = Instant::now();
-        while begun.elapsed() < time {
-            for device in &mut self.all {
-                let count = device.leaves.len() / 4 + 1;
-                (0..count).for_each(|_| device.report(&mut self.random));
-                device.poll(Duration::ZERO);
-            }
-        }
-    }
-
-    fn assert_kept(&self, tree: &FilePath) {
-        let file = TreeFile::open(tree).unwrap();
-        self.all.iter().for_each(|device| device.assert_kept(&file));
-    }
-}
 
 #[test]
 fn a_killed_server_keeps_every_acknowledged_report() {
     let site = Site::new();
-    let tree = site.create_plain("tree", [2, MANY.end, 200]);
+    let tree = site.create_plain("tree", [2, LEAVES, 200]);
     let options = ["--period", "10ms"];
     let mut server = Serving::server(&tree, &options);
     let address = server.address;
     let copy = site.path("copy");
     let follower = mirror(address, &copy, &[]);
-    let mut devices = Devices::connect(address);
+    let mut devices = Devices::connect(address, 0..LEAVES, SINGLES, 0x6b69_6c6c);
     for round in 0..KILLS {
-        let delay = devices.delay();
+        let delay = Duration::from_millis(u64::from(20 + devices.random.below(300)));
         devices.report_for(delay);
         server.program.kill();
-        devices.all.iter_mut().for_each(Device::notice_the_end);
+        // Acknowledgements that left before the end count as well.
+        devices.poll(Duration::from_millis(5));
         assert_whole(&tree);
         devices.assert_kept(&tree);
         server = Serving::server_at(address, &tree, &options);
         devices.assert_kept(&tree);
         assert_whole(&tree);
-        // Most of the time the next end comes while they report again.
-        if round % 4 == 3 {
-            devices.all.iter_mut().for_each(Device::flush);
+        // Every other time the next end comes while they report again.
+        if round % 2 == 1 {
+            devices.flush();
             devices.assert_kept(&tree);
         }
     }
-    devices.all.iter_mut().for_each(Device::flush);
+    devices.flush();
     wait_equal(&tree, &copy);
     follower.terminate().well();
     server.program.terminate().well();
@@ -250,35 +125,6 @@ fn a_mirror_killed_half_way_repairs_only_the_rest() {
     let repaired = ended.counter("client.leaves_repaired");
     // Nothing changes at the server.
     assert_eq!(repaired, all - half, "{ended}");
-    server.program.terminate().well();
-    assert!(equal(&tree, &copy));
-    assert_whole(&copy);
-}
-
-#[test]
-fn a_mirror_killed_under_load_goes_on_each_time() {
-    let site = Site::new();
-    let tree = site.create_plain("tree", [2, 1_000, 200]);
-    let server = Serving::server(&tree, &["--period", "10ms"]);
-    let copy = site.path("copy");
-    let reports = Stream::start(server.address, 10, |number| {
-        leaf_line(number * 7 % 1_000, &format!("line {number}"))
-    });
-    let mut random = SplitMix(0x6d69_7272);
-    for _ in 0..KILLS {
-        let running = mirror(server.address, &copy, &[]);
-        running.wait_stderr("joined ");
-        thread::sleep(Duration::from_millis(u64::from(random.below(300))));
-        running.kill();
-        if copy.exists() {
-            assert_whole(&copy);
-        }
-    }
-    let last = mirror(server.address, &copy, &[]);
-    reports.pass(200);
-    reports.end();
-    wait_equal(&tree, &copy);
-    last.terminate().well();
     server.program.terminate().well();
     assert!(equal(&tree, &copy));
     assert_whole(&copy);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 pub(crate) mod load;
+pub(crate) mod oracle;
 pub(crate) mod path;
 pub(crate) mod process;
 pub(crate) mod trees;

@@ -73,6 +73,7 @@ pub(crate) fn verify(args: &VerifyArgs, out: &mut impl Write) -> anyhow::Result<
         Ok(())
     })
     .with_context(|| shown(&args.file))?;
+    file.check_length().with_context(|| shown(&args.file))?;
     if args.json {
         json_line(out, &sums)?;
     }
