@@ -565,6 +565,20 @@ fn a_client_that_finds_its_server_full_after_a_restart_waits_for_room() {
 }
 
 #[test]
+fn clients_that_come_at_once_share_the_sessions_that_there_are() {
+    let mut world = World::new(24, MemTree::new(50, 64), 5);
+    world.config.sessions_max = 3;
+    world.restart_server(20);
+    // All of them hold half-open sessions before the first one confirms.
+    world.run_for(9 * SECOND);
+    let in_sync = world.copies.iter().filter(|copy| copy.client.is_in_sync()).count();
+    let devices = usize::from(world.device.joined().is_some());
+    assert_eq!(in_sync + devices, 3);
+    assert_eq!(world.server.session_count(), 3);
+    assert!(world.server.counters().refused > 0);
+}
+
+#[test]
 fn a_leaf_is_under_way_once_and_its_newest_data_wins() {
     for seed in SEEDS {
         let mut world = World::new(seed, MemTree::new(4, 200), 0);
