@@ -68,6 +68,9 @@ impl World {
         if self.falls(faults.strangers) {
             self.let_a_stranger_knock();
         }
+        if self.falls(faults.replays) {
+            self.net.replay(self.now);
+        }
         if self.falls(faults.rot) {
             self.let_one_rot();
         }

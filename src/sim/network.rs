@@ -30,6 +30,11 @@ const FLIGHT_US: u64 = 150;
 /// And up to this much more.
 const JITTER_US: u64 = 100;
 
+/// Share of datagrams that is recorded, and how many are kept: those of a second and
+/// those of minutes ago come again.
+const RECORDED: f64 = 0.02;
+const RECORDED_MAX: usize = 64;
+
 pub(super) fn serving_port(node: usize) -> u16 {
     SERVING * NODES_MAX + node as u16
 }
@@ -78,6 +83,8 @@ pub(super) struct Network {
     factors: Vec<f64>,
     in_flight: BTreeMap<(Time, u64), Flight>,
     order: u64,
+    /// Some of all that was ever sent, to come again.
+    recorded: Vec<(u16, u16, Rc<[u8]>)>,
     /// Datagrams and bytes sent.
     pub(super) sent: (u64, u64),
 }
@@ -86,8 +93,16 @@ impl Network {
     pub(super) fn new(faults: Faults, mut random: Seeded, nodes: usize) -> Network {
         // Links are not alike, nor are their directions.
         let factors = (0..2 * nodes).map(|_| random.pick(&[0.0, 0.5, 1.0, 1.0])).collect();
-        let (cuts, in_flight) = (Vec::new(), BTreeMap::new());
-        Network { random, faults, cuts, factors, in_flight, order: 0, sent: (0, 0) }
+        Network {
+            random,
+            faults,
+            cuts: Vec::new(),
+            factors,
+            in_flight: BTreeMap::new(),
+            order: 0,
+            recorded: Vec::new(),
+            sent: (0, 0),
+        }
     }
 
     /// Links that are all alike.
@@ -129,6 +144,9 @@ impl Network {
     ) {
         self.sent.0 += 1;
         self.sent.1 += bytes.len() as u64;
+        if self.faults.replays > 0 && self.random.chance(RECORDED) {
+            self.record(from, to, &bytes);
+        }
         if self.is_cut(now, from, to) || self.is_lost(from, to) {
             trace.datagram(now, (from, to), Fate::Lost, &bytes);
             return;
@@ -153,6 +171,26 @@ impl Network {
     pub(super) fn forge(&mut self, now: Time, from: u16, to: u16, bytes: Vec<u8>) {
         let cargo = Cargo::Datagram { bytes: bytes.into(), told: None };
         self.launch(Time(now.0 + FLIGHT_US), Flight { from, to, cargo });
+    }
+
+    fn record(&mut self, from: u16, to: u16, bytes: &Rc<[u8]>) {
+        let one = (from, to, bytes.clone());
+        if self.recorded.len() < RECORDED_MAX {
+            self.recorded.push(one);
+        } else {
+            let place = self.random.index(RECORDED_MAX);
+            self.recorded[place] = one;
+        }
+    }
+
+    /// Lets a datagram of any time before come again.
+    pub(super) fn replay(&mut self, now: Time) {
+        if !self.recorded.is_empty() {
+            let chosen = self.random.index(self.recorded.len());
+            let (from, to, bytes) = self.recorded[chosen].clone();
+            let cargo = Cargo::Datagram { bytes, told: None };
+            self.launch(Time(now.0 + FLIGHT_US), Flight { from, to, cargo });
+        }
     }
 
     /// Tells a sender that nobody listens at `to`.

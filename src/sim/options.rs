@@ -46,6 +46,8 @@ pub struct Faults {
     pub strangers: u64,
     /// Whether the network tells that nobody listens at an address.
     pub unreachable: bool,
+    /// Datagrams of any time before that come again, to whoever they were for.
+    pub replays: u64,
 }
 
 /// Everything about a run.
@@ -206,6 +208,7 @@ impl Faults {
             rot: mean_s(random, 5, 60),
             strangers: mean_s(random, 1, 10),
             unreachable: random.chance(0.5),
+            replays: mean_s(random, 1, 20),
         }
     }
 }
@@ -267,7 +270,8 @@ impl Options {
             device_restarts,
             rot,
             strangers,
-            unreachable
+            unreachable,
+            replays
         ));
         all
     }
