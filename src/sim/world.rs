@@ -322,7 +322,10 @@ impl World {
             (Kind::Device, ..) => node.device.as_ref().is_some_and(|device| device.is_idle()),
             (_, Some(leaves), Some(origin)) => {
                 let filter = node.filter;
-                self.says_in_sync(index)
+                let joined = node.following.client.as_ref().and_then(|client| client.joined());
+                // A copy that has not heard of the origin's new life yet is to join again.
+                joined.is_some_and(|joined| joined.life == origin.life())
+                    && self.says_in_sync(index)
                     && leaves.state().under(filter) == origin.state().under(filter)
             }
             _ => false,
