@@ -15,10 +15,11 @@
 //! | 1 | [`wire`] | datagrams: structs, decoding, encoding |
 //! | 1 | `tree` | the mapped tree: create, open, recover, write, read, index |
 //! | 2 | [`sync`] | the protocol without sockets, clocks, threads or files |
+//! | 3 | `sim` | seeded network, clock and faults around `sync` and `tree` |
 //! | 3 | `runtime` | the mio loops around it |
 //!
 //! Without features the crate is `layout`, `kernel`, `wire` and `sync`; the
-//! features `tree`, `net`, `runtime` and `cli` add the rest.
+//! features `tree`, `net`, `sim`, `runtime` and `cli` add the rest.
 
 pub mod kernel;
 pub mod layout;
@@ -26,6 +27,8 @@ pub mod layout;
 pub mod net;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod sync;
 #[cfg(feature = "tree")]
 pub mod tree;

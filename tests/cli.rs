@@ -307,6 +307,28 @@ fn a_dump_comes_back_as_the_same_tree() {
 }
 
 #[test]
+fn fields_are_reported_by_their_names() {
+    let place = Place::new();
+    let (server, address) = place.serve();
+    let on = |path: &str, rest: &[&str]| {
+        mapleaf(&[&["report", &address, "--path", path][..], rest].concat())
+    };
+    on("/site/rack/port1", &["--field", "temp=-21.5", "--field", "up=true"]).expect(0);
+    let wrong = on("/site/rack/port1", &["--field", "temp=warm"]).expect(2);
+    assert!(wrong.error().contains("field temp: wanted f32"), "{}", wrong.stderr);
+    // Text is written all the same, with a word about the fields.
+    let text = on("/site/rack/port2", &["--data", "up"]).expect(0);
+    assert!(text.error().contains("--field sets one of up, temp"), "{}", text.stderr);
+    assert_eq!(on("/raw/0", &["--data", "up"]).expect(0).stderr, "");
+    server.end();
+    let args = ["dump", &place.text("tree"), "--json"];
+    let dump = Running::start(env!("CARGO_BIN_EXE_mapleaf-tree"), &args, &[]).wait().expect(0);
+    let fields = "\"fields\":{\"up\":true,\"temp\":-21.5}";
+    assert!(dump.stdout.lines().next().unwrap().contains(fields), "{}", dump.stdout);
+    assert!(dump.stdout.contains("\"data\":\"7570\""), "{}", dump.stdout);
+}
+
+#[test]
 fn reports_reach_a_replica_through_a_relay() {
     let place = Place::new();
     let (server, address) = place.serve();
@@ -470,7 +492,6 @@ fn signals_end_every_long_command_with_0() {
         start(&["watch", &address]),
         start(&["agent", &address, "--parent", "raw"]),
         start(&["report", &address, "--json-lines"]),
-        start(&["demo", "--devices", "10", "--for", "10m"]),
     ];
     for running in long {
         running.wait_for_handlers();
@@ -544,6 +565,21 @@ fn an_agent_reports_the_interfaces_of_this_machine() {
     let dump = Running::start(env!("CARGO_BIN_EXE_mapleaf-tree"), &args, &[]).wait().expect(0);
     if Path::new("/sys/class/net/lo").exists() {
         assert!(dump.stdout.contains(r#""name":"lo""#), "{}", dump.stdout);
+    }
+}
+
+#[test]
+fn a_signal_ends_a_demo_with_its_summary() {
+    let demo = start(&["demo", "--devices", "10", "--for", "10m", "--json"]);
+    demo.wait_for_handlers();
+    demo.signal("INT");
+    let ended = demo.wait().expect(0);
+    if let Some(last) = ended.stdout.lines().last() {
+        let last: serde_json::Value = serde_json::from_str(last).unwrap();
+        assert_eq!(last["equal"], true);
+    } else {
+        // The signal came before everything had begun.
+        assert!(!ended.stderr.contains("report no more"), "{}", ended.stderr);
     }
 }
 

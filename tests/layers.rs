@@ -18,6 +18,7 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("wire", 1, &["layout", "kernel"]),
     ("tree", 1, &["layout", "kernel"]),
     ("sync", 2, &["layout", "kernel", "wire"]),
+    ("sim", 3, &["layout", "kernel", "wire", "tree", "sync"]),
     ("runtime", 3, &["layout", "kernel", "net", "wire", "tree", "sync"]),
 ];
 

@@ -182,6 +182,17 @@ fn json(text: &str) -> Vec<serde_json::Value> {
 }
 
 #[test]
+fn a_usage_that_is_not_understood_is_one_line() {
+    for args in [&["sta"][..], &["stat"], &["get", "a.tree"], &["diff", "a", "b", "--jsno"]] {
+        let output = run(args);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{told}");
+        assert!(told.starts_with("mapleaf-tree: ") && told.ends_with("; see --help\n"), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}
+
+#[test]
 fn stat_tells_what_a_file_is_and_holds() {
     let folder = TempDir::new().unwrap();
     let path = Made::filled().write(&folder, "a.tree");

@@ -17,9 +17,14 @@ use anyhow::bail;
 use clap::ArgGroup;
 use clap::Args;
 
+use mapleaf::layout::LeafHead;
 use mapleaf::layout::Life;
 use mapleaf::layout::TreeId;
 use mapleaf::layout::TreeRole;
+use mapleaf::layout::limits::DATAGRAM_HEADER_LEN;
+use mapleaf::layout::limits::DATAGRAM_SIZE_DEFAULT;
+use mapleaf::layout::limits::LEAF_ALIGN;
+use mapleaf::layout::limits::RESPONSE_BODY_LEN;
 use mapleaf::layout::limits::SCHEMA_LEN_MAX;
 use mapleaf::tree::CreateError;
 use mapleaf::tree::CreateOptions;
@@ -33,6 +38,8 @@ use crate::cli::output::word;
 use crate::cli::parse;
 use crate::cli::progress::Progress;
 use crate::cli::progress::Spinner;
+use crate::cli::words::counted;
+use crate::cli::words::leaves;
 
 /// Options of `mapleaf create`.
 #[derive(Debug, Args)]
@@ -119,13 +126,35 @@ fn finish(tree: Tree, path: &Path) -> anyhow::Result<Exit> {
     let layout = tree.shared_layout();
     tree.close().with_context(|| path.display().to_string())?;
     word(format_args!(
-        "created {}: {} leaves over {} parents, {} bytes",
+        "created {}: {} over {}, {} bytes",
         path.display(),
-        layout.leaf_count(),
-        layout.parent_count(),
+        leaves(layout.leaf_count()),
+        counted(layout.parent_count(), "parent", "parents"),
         layout.file_len(),
     ));
+    if let Some(needed) = larger_datagram(&layout) {
+        word(format_args!(
+            "mapleaf: a leaf of {} bytes does not fit a datagram of {DATAGRAM_SIZE_DEFAULT}, \
+             which takes {} at most: serve it with --datagram-size {needed}",
+            layout.capacity_max(),
+            leaf_max(DATAGRAM_SIZE_DEFAULT),
+        ));
+    }
     Ok(Exit::Done)
+}
+
+/// Largest Data that a datagram of this size takes.
+const fn leaf_max(datagram_size: usize) -> usize {
+    let heads = DATAGRAM_HEADER_LEN + RESPONSE_BODY_LEN + size_of::<LeafHead>();
+    (datagram_size - heads) / LEAF_ALIGN * LEAF_ALIGN
+}
+
+/// The datagram size that the largest leaf needs, if it is more than the default.
+fn larger_datagram(layout: &Layout) -> Option<usize> {
+    let capacity = layout.capacity_max() as usize;
+    let heads = DATAGRAM_HEADER_LEN + RESPONSE_BODY_LEN + size_of::<LeafHead>();
+    let needed = heads + capacity.next_multiple_of(LEAF_ALIGN);
+    (needed > DATAGRAM_SIZE_DEFAULT).then_some(needed)
 }
 
 /// Makes the tree of a dump. It gets its name when it is whole.
@@ -178,4 +207,17 @@ fn fill(path: &Path, input: impl BufRead) -> anyhow::Result<Tree> {
     tree.restore_watermark(watermark);
     progress.clear();
     Ok(tree)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leaf_that_needs_larger_datagrams_is_told() {
+        let needed = |capacity| larger_datagram(&Layout::plain(1, 1, capacity).unwrap());
+        assert_eq!(leaf_max(DATAGRAM_SIZE_DEFAULT), 1_096);
+        assert_eq!(needed(1_096), None);
+        assert_eq!(needed(1_097), Some(1_208));
+    }
 }

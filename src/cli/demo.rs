@@ -22,9 +22,9 @@ use crate::cli::parse;
 #[derive(Debug, Args)]
 #[command(after_help = "A server, replicas and devices run in this process, each replica and the \
     devices behind a\nproxy of their own that loses, doubles and reorders datagrams both ways; of \
-    three replicas\nand more, one is a relay and the last one is behind it. At the end every \
-    replica's file is\ncompared with the server's, byte for byte: the exit status is 0 only if \
-    all are equal.\n\n\
+    three replicas\nand more, one is a relay and the last one is behind it. At the end, or at the \
+    first SIGINT,\nevery replica's file is compared with the server's, byte for byte: the exit \
+    status is 0\nonly if all are equal.\n\n\
     Example:\n  mapleaf demo --devices 50000 --replicas 3 --loss 0.3 --for 20s")]
 pub(crate) struct DemoArgs {
     /// Devices, each with a leaf of its own

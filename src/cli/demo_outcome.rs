@@ -1,6 +1,6 @@
 //! What came of a demo, and how it is told.
 
-use serde_json::json;
+use serde::Serialize;
 
 use mapleaf::runtime::Counters;
 
@@ -54,12 +54,24 @@ pub(crate) struct ReplicaTotals {
     pub(crate) applied: u64,
 }
 
+/// What came of it as a line of JSON.
+#[derive(Serialize)]
+struct OutcomeLine {
+    devices: u32,
+    replicas: usize,
+    events: u64,
+    lost: u64,
+    repaired: u64,
+    equal: bool,
+    seconds: f64,
+}
+
 impl Outcome {
     /// Says it, and what the exit status is.
     pub(crate) fn tell(&self, plan: &Plan, style: Style) -> anyhow::Result<Exit> {
         let mut output = Output::stdout();
         match style {
-            Style::Json => output.line(self.json(plan))?,
+            Style::Json => output.line(serde_json::to_string(&self.json(plan))?)?,
             Style::Text(paint) => {
                 self.text(plan, paint).iter().try_for_each(|line| output.line(line))?;
             }
@@ -71,16 +83,16 @@ impl Outcome {
         Ok(if self.different.is_empty() { Exit::Done } else { Exit::No })
     }
 
-    fn json(&self, plan: &Plan) -> serde_json::Value {
-        json!({
-            "devices": plan.devices,
-            "replicas": plan.replicas,
-            "events": self.server.events,
-            "lost": self.passed.dropped,
-            "repaired": self.replicas.repaired,
-            "equal": self.different.is_empty(),
-            "seconds": (self.seconds * 1_000.0).round() / 1_000.0,
-        })
+    fn json(&self, plan: &Plan) -> OutcomeLine {
+        OutcomeLine {
+            devices: plan.devices,
+            replicas: plan.replicas,
+            events: self.server.events,
+            lost: self.passed.dropped,
+            repaired: self.replicas.repaired,
+            equal: self.different.is_empty(),
+            seconds: (self.seconds * 1_000.0).round() / 1_000.0,
+        }
     }
 
     fn text(&self, plan: &Plan, paint: Paint) -> [String; 7] {
@@ -110,7 +122,10 @@ impl Outcome {
                 replicas.gaps, replicas.missed
             ),
             format!("repaired   {} leaves by {} REQUESTs", replicas.repaired, replicas.requests),
-            format!("applied    {} leaves by EVENTs, {} sent", replicas.applied, server.events),
+            format!(
+                "applied    {} leaves by EVENTs; the server made {} EVENTs",
+                replicas.applied, server.events
+            ),
             format!(
                 "replicas   {} of {}: {verdict}, {:.1} s",
                 plan.replicas.saturating_sub(self.different.len()),

@@ -129,23 +129,24 @@ impl World {
         Ok(World { devices, replicas, server, stop, began: now, told: now })
     }
 
-    /// Lets the devices report for so long, waits until the replicas are in sync, and
-    /// compares.
+    /// Lets the devices report for so long, or until a signal comes, waits until the
+    /// replicas are in sync, and compares. A second signal kills.
     ///
     /// # Errors
     ///
-    /// A part that ended early, or [`Interrupted`].
+    /// A part that ended early.
     pub(crate) fn run(mut self, time: Duration) -> anyhow::Result<Outcome> {
-        while self.began.elapsed() < time {
+        while self.began.elapsed() < time && !self.stop.is_stopped() {
             self.devices.check()?;
             self.look()?;
         }
-        word("the devices are silent: their last reports are acknowledged");
+        word("the devices report no more: waiting for their acknowledgements");
         self.devices.end();
         while !self.devices.are_done() {
             self.look()?;
         }
         let devices = DeviceTotals::of(&self.devices.join()?);
+        word("the last reports are acknowledged: waiting for the replicas");
         self.wait_for_sync()?;
         self.finish(devices)
     }
@@ -166,9 +167,6 @@ impl World {
     /// Waits a little, and says how it goes.
     fn look(&mut self) -> anyhow::Result<()> {
         thread::sleep(LOOK);
-        if self.stop.is_stopped() {
-            return Err(Interrupted.into());
-        }
         if self.told.elapsed() >= STATUS_INTERVAL {
             self.told = Instant::now();
             word(self.status());

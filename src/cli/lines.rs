@@ -109,6 +109,22 @@ impl Lines {
     }
 }
 
+/// `NAME=VALUE` as its field takes it: text as it stands, bytes in hex, everything else
+/// as JSON writes it.
+///
+/// # Errors
+///
+/// No `=`, or a value that no field takes.
+pub(crate) fn assigned<'a>(fields: &[Field], text: &'a str) -> anyhow::Result<(&'a str, Value)> {
+    let (name, value) = text.split_once('=').context("wanted NAME=VALUE")?;
+    let json = match fields.iter().find(|field| field.name == name).map(|field| field.kind) {
+        Some(FieldKind::Text(_) | FieldKind::Bytes(_)) => Json::String(value.to_owned()),
+        // What is no JSON goes on as text, and is refused by its field.
+        _ => serde_json::from_str(value).unwrap_or_else(|_| Json::String(value.to_owned())),
+    };
+    Ok((name, value_of(fields, name, &json)?))
+}
+
 /// Data that holds every field: a leaf with one field known has no absent ones.
 pub(crate) fn whole(fields: &[Field], present: &[u8]) -> Vec<u8> {
     let mut data = present.to_vec();
@@ -211,6 +227,19 @@ mod tests {
         assert!(set(r#"{"tmp":1}"#).unwrap_err().contains("temp, mac"));
         assert!(set(r#"{"mac":"zz"}"#).unwrap_err().contains("mac"));
         assert!(set(r#"{"temp":null}"#).is_err());
+    }
+
+    #[test]
+    fn fields_are_named_on_the_command_line() {
+        let layout = layout();
+        let fields = layout.fields_of(DataLocId(0));
+        let set = |text| assigned(fields, text).map_err(|error| format!("{error:#}"));
+        assert_eq!(set("temp=-2"), Ok(("temp", Value::Signed(-2))));
+        assert_eq!(set("mac=0a0b"), Ok(("mac", Value::Bytes(vec![0x0a, 0x0b]))));
+        assert_eq!(set("temp"), Err("wanted NAME=VALUE".to_owned()));
+        assert_eq!(set("temp=warm"), Ok(("temp", Value::Text("warm".to_owned()))));
+        assert!(set("mac=zz").unwrap_err().contains("hex digits"));
+        assert!(set("temp=[1]").is_err());
     }
 
     #[test]

@@ -31,12 +31,14 @@ use crate::cli::parse;
 use crate::cli::parse::Address;
 use crate::cli::progress::Progress;
 use crate::cli::serving::ServingArgs;
+use crate::cli::words::leaves;
 
 /// Options of `mapleaf mirror`.
 #[derive(Debug, Args)]
 #[command(after_help = "FILE is made if it is missing and gone on from if it is there. With \
-    --until-synced\nthe exit status is 1 when it is not in sync in time. --period, \
-    --datagram-size,\n--allow, --lease, --heartbeat and --sessions-max are those of --serve.\n\n\
+    --until-synced\nthe exit status is 1 when it is not in sync in time, and 2 when no server \
+    answered in\n--timeout. --period, --datagram-size, --allow, --lease, --heartbeat and \
+    --sessions-max are\nthose of --serve.\n\n\
     Example:\n  mapleaf mirror 127.0.0.1:4720 copy.mapleaf --until-synced --timeout 30s")]
 pub(crate) struct MirrorArgs {
     /// Address of the server or relay
@@ -54,7 +56,7 @@ pub(crate) struct MirrorArgs {
     #[arg(long, env = "MAPLEAF_TIMEOUT", value_name = "TIME",
         value_parser = parse::positive_duration)]
     timeout: Option<Duration>,
-    /// Leaves below this parent alone, such as /site/rack1 [default: all]
+    /// Only the leaves below this parent, such as /site/rack1 [default: all]
     #[arg(long, env = "MAPLEAF_PATH", value_name = "PARENT")]
     path: Option<String>,
     /// Serve the replica to others at this address
@@ -123,7 +125,7 @@ fn end(
         bail!("no answer from {server} in time: is a server running there?");
     }
     let MirrorStatus { held_leaves, wanted_leaves, .. } = report.status;
-    word(format_args!("not in sync in time: {held_leaves} of {wanted_leaves} leaves held"));
+    word(format_args!("not in sync in time: {held_leaves} of {} held", leaves(wanted_leaves)));
     Ok(Exit::No)
 }
 
@@ -158,7 +160,7 @@ impl MirrorObserver for Words {
     fn joined(&mut self, joined: &Joined) {
         self.joins += 1;
         let again = if self.joins > 1 { " again" } else { "" };
-        word(format_args!("joined {}{again}: {} leaves", self.server, joined.leaf_count));
+        word(format_args!("joined {}{again}: {}", self.server, leaves(joined.leaf_count)));
     }
 
     fn progress(&mut self, status: &MirrorStatus, _tree: Option<&Tree>) {

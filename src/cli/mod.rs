@@ -24,6 +24,7 @@ mod serving;
 mod shell;
 mod show;
 mod watch;
+mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -41,8 +42,10 @@ use crate::cli::exit::Exit;
 use crate::cli::logging::LogFormat;
 use crate::cli::output::PipeClosed;
 use crate::cli::output::word;
+use crate::cli::words::causes;
+use crate::cli::words::usage_line;
 
-/// Keeps many replicas of one live state table equal to it, over UDP.
+/// Keep many replicas of one live state table equal to it, over UDP
 #[derive(Debug, Parser)]
 #[command(name = "mapleaf", version, propagate_version = true, arg_required_else_help = true)]
 #[command(after_help = "Settings come from flags, then MAPLEAF_* variables, then --config FILE.\n\
@@ -102,7 +105,7 @@ pub(crate) fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Err(error) => match error.downcast::<clap::Error>() {
             Ok(error) => explain_usage(&error),
             Err(error) => {
-                word(format_args!("mapleaf: {}", one_line(&chain(&error))));
+                word(format_args!("mapleaf: {}", causes(&error)));
                 Exit::Trouble
             }
         },
@@ -178,20 +181,6 @@ fn rereading(args: &[OsString]) -> impl Fn() -> anyhow::Result<serve::ServeArgs>
     }
 }
 
-/// The causes of an error, joined by colons. Many say their cause themselves: what
-/// was said is not said again.
-fn chain(error: &anyhow::Error) -> String {
-    let mut told = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        match told.is_empty() {
-            true => told = cause,
-            false if told.contains(&cause) => {}
-            false => told = format!("{told}: {cause}"),
-        }
-    }
-    told
-}
-
 /// Help and version are data; everything else that clap says is one line.
 fn explain_usage(error: &clap::Error) -> Exit {
     if !error.use_stderr() {
@@ -205,23 +194,8 @@ fn explain_usage(error: &clap::Error) -> Exit {
         word(error.render());
         return Exit::Trouble;
     }
-    word(format_args!("mapleaf: {}", usage_line(&error.render().to_string())));
+    word(format_args!("mapleaf: {}", usage_line(error)));
     Exit::Trouble
-}
-
-/// clap's paragraphs as one line, without the usage that `--help` shows better.
-fn usage_line(rendered: &str) -> String {
-    let told = rendered
-        .split("\n\n")
-        .filter(|part| !part.starts_with("Usage:") && !part.starts_with("For more information"));
-    let told: Vec<String> = told.map(one_line).collect();
-    let line = told.join("; ");
-    format!("{}; see --help", line.strip_prefix("error: ").unwrap_or(&line))
-}
-
-fn one_line(text: &str) -> String {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    words.join(" ")
 }
 
 #[cfg(test)]
@@ -233,7 +207,7 @@ mod tests {
     fn usage(args: &[&str]) -> String {
         let error = table().try_get_matches_from(args).unwrap_err();
         assert!(error.use_stderr());
-        usage_line(&error.render().to_string())
+        usage_line(&error)
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use anyhow::Context;
-use anyhow::anyhow;
+use anyhow::bail;
 use clap::ArgGroup;
 use clap::Args;
 
@@ -23,13 +23,18 @@ use mapleaf::runtime::Refusal;
 use mapleaf::runtime::Reporter;
 use mapleaf::runtime::ReporterError;
 use mapleaf::runtime::ReporterOptions;
+use mapleaf::tree::Field;
 use mapleaf::tree::Layout;
+use mapleaf::tree::encode_fields;
+use mapleaf::tree::printable;
 
 use crate::cli::exit::Exit;
 use crate::cli::lines::Lines;
+use crate::cli::lines::assigned;
 use crate::cli::lines::check_size;
 use crate::cli::lines::leaf_at;
 use crate::cli::lines::read_line;
+use crate::cli::lines::whole;
 use crate::cli::output::word;
 use crate::cli::parse;
 use crate::cli::parse::Address;
@@ -37,7 +42,10 @@ use crate::cli::parse::Address;
 /// Options of `mapleaf report`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("place").args(["leaf", "path"]))]
-#[command(group = ArgGroup::new("content").args(["data", "hex", "file"]))]
+#[command(group = ArgGroup::new("content").args(["data", "hex", "file", "field"]))]
+#[command(override_usage = "mapleaf report [OPTIONS] <ADDR> (--leaf <ID> | --path <PATH>) \
+    (--data <TEXT> | --hex <HEX> | --file <FILE> | --field <NAME=VALUE>...)\n       \
+    mapleaf report [OPTIONS] <ADDR> --json-lines")]
 #[command(
     after_help = "Ends when every report is acknowledged. JSON Lines name a leaf by leaf or \
     path, and its\nData by data (text), hex or fields:\n  \
@@ -45,7 +53,9 @@ use crate::cli::parse::Address;
     {\"path\":\"/a/b\",\"fields\":{\"temp\":21.5}}\n\
     Fields are set on top of what this process last sent for the leaf, zeros at first. A line\n\
     that is not understood is named, the others go on, and the exit status is 2.\n\n\
-    Example:\n  mapleaf report 127.0.0.1:4720 --path /site/rack1/port7 --data up"
+    Examples:\n  \
+    mapleaf report 127.0.0.1:4720 --path /site/rack1/port7 --field up=true --field speed=1000\n  \
+    mapleaf report 127.0.0.1:4720 --leaf 12 --hex 00ff"
 )]
 pub(crate) struct ReportArgs {
     /// Address of the server
@@ -65,8 +75,12 @@ pub(crate) struct ReportArgs {
     /// Data is what this file holds
     #[arg(long, value_name = "FILE", requires = "place")]
     file: Option<PathBuf>,
+    /// One field of the leaf, such as temp=21.5; may be repeated. Fields that are not
+    /// named are zeros
+    #[arg(long, value_name = "NAME=VALUE", requires = "place", allow_hyphen_values = true)]
+    field: Vec<String>,
     /// Read reports from stdin, one JSON object a line
-    #[arg(long, conflicts_with_all = ["place", "content"], required_unless_present = "place")]
+    #[arg(long, conflicts_with_all = ["place", "content"])]
     json_lines: bool,
     /// Time to be let in, and for each wait for an acknowledgement
     #[arg(long, env = "MAPLEAF_TIMEOUT", value_name = "TIME", default_value = "5s",
@@ -102,17 +116,62 @@ impl ReportArgs {
         Ok(options)
     }
 
-    /// What `--data`, `--hex` or `--file` say. A file is read no further than a
-    /// leaf could hold.
-    fn content(&self) -> anyhow::Result<Vec<u8>> {
-        match (&self.data, &self.hex, &self.file) {
-            (Some(text), _, _) => Ok(text.clone().into_bytes()),
-            (_, Some(bytes), _) => Ok(bytes.0.clone()),
+    /// What `--data`, `--hex`, `--file` or `--field` say. A file is read no further
+    /// than a leaf could hold.
+    fn content(&self) -> anyhow::Result<Content<'_>> {
+        Ok(match (&self.data, &self.hex, &self.file) {
+            (Some(text), _, _) => Content::Text(text),
+            (_, Some(bytes), _) => Content::Bytes(bytes.0.clone()),
             (_, _, Some(path)) => {
-                read_file(path).with_context(|| format!("--file: cannot read {}", path.display()))
+                let bytes = read_file(path);
+                let failed = || format!("--file: cannot read {}", path.display());
+                Content::Bytes(bytes.with_context(failed)?)
             }
-            (None, None, None) => Err(anyhow!("name the Data by --data, --hex or --file")),
+            (None, None, None) => Content::Fields(&self.field),
+        })
+    }
+
+    /// Paths and fields are the layout's; a DataLocID needs none.
+    fn pull(&self) -> LayoutPull {
+        match self.path.is_some() || !self.field.is_empty() {
+            true => LayoutPull::Pull,
+            false => LayoutPull::Skip,
         }
+    }
+}
+
+/// What a report from flags is to hold.
+enum Content<'a> {
+    Text(&'a str),
+    Bytes(Vec<u8>),
+    /// `NAME=VALUE` each.
+    Fields(&'a [String]),
+}
+
+impl Content<'_> {
+    fn data(&self, fields: &[Field]) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Content::Bytes(bytes) => Ok(bytes.clone()),
+            Content::Text(text) => Ok(text.as_bytes().to_vec()),
+            Content::Fields(texts) => {
+                let values = texts.iter().map(|text| assigned(fields, text));
+                let values = values.collect::<anyhow::Result<Vec<_>>>().context("--field")?;
+                Ok(encode_fields(fields, &whole(fields, &[]), values)?)
+            }
+        }
+    }
+
+    /// Says that text is seldom what a leaf with fields is to hold.
+    fn warn(&self, leaf: DataLocId, fields: &[Field]) {
+        if !matches!(self, Content::Text(_)) || fields.is_empty() {
+            return;
+        }
+        let names: Vec<&str> = fields.iter().map(|field| &*field.name).collect();
+        let names = printable(names.join(", ").as_bytes());
+        word(format_args!(
+            "mapleaf: leaf {leaf} has fields, and --data was written over them byte by byte; \
+             --field sets one of {names}"
+        ));
     }
 }
 
@@ -144,23 +203,27 @@ pub(crate) fn is_stop(error: &anyhow::Error) -> bool {
 }
 
 fn report_one(args: &ReportArgs, control: Control) -> anyhow::Result<Exit> {
-    let data = args.content()?;
-    let pull = match args.path {
-        Some(_) => LayoutPull::Pull,
-        None => LayoutPull::Skip,
-    };
-    let mut reporter = Reporter::connect_with(args.options(pull)?, control)?;
+    if args.leaf.is_none() && args.path.is_none() {
+        bail!("name the leaf by --leaf ID or --path PATH, or send reports by --json-lines");
+    }
+    let content = args.content()?;
+    let mut reporter = Reporter::connect_with(args.options(args.pull())?, control)?;
     let leaf = match (args.leaf, &args.path) {
         (Some(leaf), _) => DataLocId(leaf),
         (None, Some(path)) => leaf_at(layout_of(&reporter)?, path)?,
-        (None, None) => return Err(anyhow!("name the leaf by --leaf or --path")),
+        (None, None) => bail!("wanted a leaf"),
     };
+    let fields = reporter.layout().map_or(&[][..], |layout| layout.fields_of(leaf)).to_vec();
+    let data = content.data(&fields)?;
     if let Some(layout) = reporter.layout() {
         check_size(leaf, data.len(), layout)?;
     }
     reporter.report(leaf, &data)?;
     reporter.flush(args.timeout)?;
     let exit = told(&mut reporter);
+    if exit == Exit::Done {
+        content.warn(leaf, &fields);
+    }
     reporter.close();
     Ok(exit)
 }

@@ -18,7 +18,7 @@ use crate::cli::output::word;
 #[command(after_help = "Example:\n  mapleaf completions bash \
     > ~/.local/share/bash-completion/completions/mapleaf")]
 pub(crate) struct CompletionsArgs {
-    /// The shell that completes.
+    /// The shell that completes
     shell: Shell,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct CompletionsArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  mapleaf man ~/.local/share/man/man1")]
 pub(crate) struct ManArgs {
-    /// Folder to write the pages to; it is made if it is missing.
+    /// Folder to write the pages to; it is made if it is missing
     dir: PathBuf,
 }
 

@@ -4,7 +4,8 @@ use core::fmt::Write as _;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
-use serde_json::Map;
+use serde::Serialize;
+use serde::Serializer;
 use serde_json::Number;
 use serde_json::Value as Json;
 use serde_json::json;
@@ -50,21 +51,45 @@ impl Change<'_> {
     }
 
     /// One object for programs.
-    pub(crate) fn json(&self) -> Json {
-        let mut object = json!({
-            "time": rfc3339(self.time),
-            "data_loc_id": self.leaf().0,
-            "path": self.path(),
-            "data_size": self.data.len(),
-            "revision": self.head.revision.get(),
-            "checksum": format!("{:08x}", self.head.checksum.get()),
-            "data": to_hex(self.data),
-        });
+    pub(crate) fn json(&self) -> impl Serialize {
         let fields = self.layout.fields_of(self.leaf());
-        if !fields.is_empty() {
-            object["fields"] = fields_json(fields, self.data);
+        ChangeLine {
+            time: rfc3339(self.time),
+            data_loc_id: self.leaf().0,
+            path: self.path(),
+            data_size: self.data.len(),
+            revision: self.head.revision.get(),
+            checksum: format!("{:08x}", self.head.checksum.get()),
+            data: to_hex(self.data),
+            fields: (!fields.is_empty()).then_some(FieldsLine { fields, data: self.data }),
         }
-        object
+    }
+}
+
+/// A change as a line of JSON: its keys in the order of `mapleaf-tree dump --json`.
+#[derive(Serialize)]
+struct ChangeLine<'a> {
+    time: String,
+    data_loc_id: u32,
+    path: String,
+    data_size: usize,
+    revision: u64,
+    checksum: String,
+    data: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fields: Option<FieldsLine<'a>>,
+}
+
+/// The fields that Data holds, in the order of the schema.
+struct FieldsLine<'a> {
+    fields: &'a [Field],
+    data: &'a [u8],
+}
+
+impl Serialize for FieldsLine<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let held = self.fields.iter().filter_map(|field| Some((field, field.decode(self.data)?)));
+        serializer.collect_map(held.map(|(field, value)| (&field.name, value_json(&value))))
     }
 }
 
@@ -92,13 +117,6 @@ fn data_text(fields: &[Field], data: &[u8]) -> String {
 fn is_text(data: &[u8]) -> bool {
     core::str::from_utf8(data)
         .is_ok_and(|text| !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\t')))
-}
-
-fn fields_json(fields: &[Field], data: &[u8]) -> Json {
-    let values = fields
-        .iter()
-        .filter_map(|field| Some((field.name.clone(), value_json(&field.decode(data)?))));
-    Json::Object(values.collect::<Map<String, Json>>())
 }
 
 fn value_json(value: &Value) -> Json {
@@ -191,10 +209,13 @@ mod tests {
         let change = change(&layout, 1, &data);
         let text = change.text(Paint::Plain);
         assert!(text.contains("/rack/1 r9 temp=21.5 C label=\"a\\u{1b}[m\""), "{text}");
-        let json = change.json();
-        assert_eq!(json["fields"], json!({"temp": 21.5, "label": "a\u{1b}[m"}));
-        assert_eq!(json["checksum"], "000000ab");
-        assert!(!json.to_string().contains('\x1b'));
+        assert_eq!(
+            serde_json::to_string(&change.json()).unwrap(),
+            "{\"time\":\"1970-01-01T00:00:00.000Z\",\"data_loc_id\":1,\"path\":\"/rack/1\",\
+             \"data_size\":12,\"revision\":9,\"checksum\":\"000000ab\",\
+             \"data\":\"0000ac41611b5b6d00000000\",\
+             \"fields\":{\"temp\":21.5,\"label\":\"a\\u001b[m\"}}"
+        );
     }
 
     #[test]
@@ -203,7 +224,9 @@ mod tests {
         assert!(change(&layout, 2, b"up").text(Paint::Plain).ends_with(" r9 \"up\""));
         assert!(change(&layout, 2, b"\x00\xff").text(Paint::Plain).ends_with(" r9 00ff"));
         assert!(change(&layout, 2, b"\x1b[m").text(Paint::Plain).ends_with(" r9 1b5b6d"));
-        assert!(change(&layout, 2, b"\x00").json().get("fields").is_none());
+        assert!(
+            !serde_json::to_string(&change(&layout, 2, b"\x00").json()).unwrap().contains("fields")
+        );
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::cli::show::Change;
 pub(crate) struct WatchArgs {
     /// Address of the server or relay
     addr: Address,
-    /// Leaves below this parent alone, such as /site/rack1 [default: all]
+    /// Only the leaves below this parent, such as /site/rack1 [default: all]
     #[arg(long, env = "MAPLEAF_PATH", value_name = "PARENT")]
     path: Option<String>,
     /// End after so many changes [default: never]
@@ -113,7 +113,7 @@ impl Printer {
             let change = Change { time, layout: tree.layout(), head, data: &data };
             match self.style {
                 Style::Text(paint) => self.output.line(change.text(paint))?,
-                Style::Json => self.output.line(change.json())?,
+                Style::Json => self.output.line(serde_json::to_string(&change.json())?)?,
             }
             self.left = self.left.map(|left| left.saturating_sub(1));
         }

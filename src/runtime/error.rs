@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::layout::DataLocId;
 use crate::layout::TreeId;
+use crate::layout::TreeRole;
 use crate::sync::JoinError;
 use crate::tree::BlobError;
 use crate::tree::CreateError;
@@ -149,8 +150,22 @@ pub enum ServeError {
     Loop(#[from] LoopError),
 }
 
+/// A time as people say it: what a turn of the loop adds is no news.
+fn rounded(time: Duration) -> String {
+    match time.as_millis() {
+        ms @ ..1_000 => format!("{ms} ms"),
+        ms => format!("{} s", ((ms + 50) / 100) as f64 / 10.0),
+    }
+}
+
 fn open_hint(source: &OpenError) -> &'static str {
     match source {
+        OpenError::Role { expected: TreeRole::Server, .. } => {
+            "; serve the server's own file, or pass the copy on with mapleaf mirror --serve"
+        }
+        OpenError::Role { expected: TreeRole::Replica, .. } => {
+            "; name another file for the replica"
+        }
         OpenError::Damaged { .. } => "; --reset-damaged empties them, a backup brings them back",
         OpenError::Locked => "; end that process first",
         _ => "",
@@ -220,7 +235,7 @@ pub enum MirrorError {
         source: JoinError,
     },
     /// No session in the time that was given.
-    #[error("no answer from {server} in {} s: is a server running there?", .waited.as_secs_f32())]
+    #[error("no answer from {server} in {}: is a server running there?", rounded(*.waited))]
     Unreachable {
         /// The server.
         server: SocketAddr,
@@ -243,7 +258,7 @@ pub enum MirrorError {
 #[non_exhaustive]
 pub enum ReporterError {
     /// No session, or no layout, in the time that was given.
-    #[error("no answer from {server} in {} s: is a server running there?", .waited.as_secs_f32())]
+    #[error("no answer from {server} in {}: is a server running there?", rounded(*.waited))]
     Unreachable {
         /// The server.
         server: SocketAddr,
@@ -277,7 +292,7 @@ pub enum ReporterError {
         found: usize,
     },
     /// Nothing was acknowledged for as long as a report may wait.
-    #[error("no acknowledgement from {server} in {} s", .waited.as_secs_f32())]
+    #[error("no acknowledgement from {server} in {}", rounded(*.waited))]
     TimedOut {
         /// The server.
         server: SocketAddr,
@@ -314,8 +329,10 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(wanted) && !text.contains('\n'), "{text}");
         }
-        let waited = Duration::from_millis(2_500);
+        let waited = Duration::from_micros(2_501_193);
         let text = MirrorError::Unreachable { server: address, waited }.to_string();
         assert_eq!(text, "no answer from 127.0.0.1:7000 in 2.5 s: is a server running there?");
+        let times = [200_900, 5_001_193, 59_960_000].map(Duration::from_micros);
+        assert_eq!(times.map(rounded), ["200 ms", "5 s", "60 s"]);
     }
 }

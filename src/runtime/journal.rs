@@ -48,21 +48,24 @@ impl Journal {
         let counters = gather();
         if now >= self.next_log {
             self.next_log = now.after(LOG_INTERVAL);
-            self.log("in the last 10 s", &counters);
+            self.log(&counters);
         }
         self.board.publish(counters);
     }
 
-    /// Publishes and logs the last counters of a loop.
-    pub(super) fn end(mut self, counters: &Counters) {
-        self.log("at the end", counters);
+    /// Publishes and logs what a loop counted from its begin to its end.
+    pub(super) fn end(self, counters: &Counters) {
+        let all = counters.risen_since(&Counters::default());
+        if !all.is_empty() {
+            info!("in all: {all}");
+        }
         self.board.publish(counters.clone());
     }
 
-    fn log(&mut self, when: &str, counters: &Counters) {
+    fn log(&mut self, counters: &Counters) {
         let risen = counters.risen_since(&self.logged);
         if !risen.is_empty() {
-            info!("{when}: {risen}");
+            info!("in the last 10 s: {risen}");
         }
         self.logged = counters.clone();
     }

@@ -37,6 +37,7 @@ use crate::sync::Leaves;
 use crate::sync::PeriodEnd;
 use crate::sync::Reports;
 use crate::sync::SourceState;
+use crate::tree::Ending;
 use crate::tree::GrowError;
 use crate::tree::OpenOptions;
 use crate::tree::Recovery;
@@ -86,7 +87,7 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
     let (size, start) = (listen.datagram_size, end_of_period(&tree));
     let start = (start, &mut tree);
     let side = ServingSide::new(outlet, Arc::clone(&live), kind, size, clock, start)?;
-    info!("{}: life {life}, {} leaves", options.tree.display(), tree.leaf_count());
+    info!("{}: life {life}, {}", options.tree.display(), leaves(tree.leaf_count()));
     let serving = Serving { path: options.tree, live, clock, listen, side, tree };
     serving.run(waiting, control, options.on_ready)
 }
@@ -109,17 +110,34 @@ fn open(options: &ServeOptions) -> Result<Tree, ServeError> {
 /// Says what opening repaired.
 pub(super) fn log_recovery(path: &Path, recovery: &Recovery) {
     let path = path.display();
-    info!("{path}: opened, its last owner ended by {:?}", recovery.ending);
+    info!("{path}: opened; {}", told(recovery.ending));
     if let Some(leaf) = recovery.undone {
         info!("{path}: leaf {leaf} was torn by a crash and has its former data again");
     }
     if recovery.damaged_count > 0 {
-        warn!(
-            "{path}: {} leaves were damaged and are empty now, first {:?}",
-            recovery.damaged_count,
-            recovery.damaged.first().map(|leaf| leaf.0)
-        );
+        let first = recovery.damaged.first().map_or(0, |leaf| leaf.0);
+        let emptied = leaves(recovery.damaged_count);
+        warn!("{path}: {emptied} found damaged and emptied, the first is leaf {first}");
     }
+}
+
+/// How the last owner ended, in words.
+fn told(ending: Ending) -> &'static str {
+    match ending {
+        Ending::Clean => "it was closed in good order",
+        Ending::ProcessDeath => {
+            "its last owner was killed or crashed, and nothing acknowledged is lost"
+        }
+        Ending::PowerLoss => {
+            "the machine went down with its last owner, or the file comes from another machine: \
+             leaves may be older than what was acknowledged"
+        }
+    }
+}
+
+/// So many leaves.
+fn leaves(count: u32) -> String {
+    format!("{count} {}", if count == 1 { "leaf" } else { "leaves" })
 }
 
 fn sync_error(path: &Path, source: crate::tree::SyncError) -> LoopError {
@@ -137,7 +155,7 @@ fn follow_schema(
     match grow(schema, datagram_size, tree) {
         Ok(Grown::No) => Ok(Grown::No),
         Ok(Grown::Yes) => {
-            info!("{}: has grown to {} leaves", path.display(), tree.leaf_count());
+            info!("{}: has grown to {}", path.display(), leaves(tree.leaf_count()));
             Ok(Grown::Yes)
         }
         Err(Refused::Schema(SchemaRefusal::Grow(source @ GrowError::Name(_)))) => {

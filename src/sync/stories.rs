@@ -3,6 +3,8 @@
 use core::time::Duration;
 
 use zerocopy::FromBytes;
+use zerocopy::FromZeros;
+use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
 use crate::layout::DataLocId;
@@ -27,6 +29,7 @@ use crate::wire::ByeReason;
 use crate::wire::DatagramType;
 use crate::wire::Header;
 use crate::wire::RefusalReason;
+use crate::wire::ResponseBody;
 
 const SECOND: Duration = Duration::from_secs(1);
 const SEEDS: core::ops::Range<u64> = 0..20;
@@ -446,6 +449,26 @@ fn a_forged_far_event_deafens_nobody() {
 }
 
 #[test]
+fn an_answer_that_brings_nothing_still_tells_of_a_lost_event() {
+    for request_id in [0, 99] {
+        let mut world = World::new(24, MemTree::new(50, 64), 1);
+        settle(&mut world);
+        let joined = *world.copies[0].client.joined().unwrap();
+        let header = Header {
+            event_num: U64::new(joined.event_num + 1),
+            ..session_header(&joined, DatagramType::Response)
+        };
+        // To the REQUEST that renews the lease, and to one that is given up.
+        let body = ResponseBody { request_id: U32::new(request_id), ..ResponseBody::new_zeroed() };
+        let mut answer = Vec::new();
+        wire::encode(&mut answer, &header, &body, &[], 0);
+        world.copies[0].verdicts.clear();
+        world.forge(0, answer);
+        assert_eq!(world.copies[0].verdicts, [ClientEvent::OutOfSync], "id {request_id}");
+    }
+}
+
+#[test]
 fn a_restart_never_turns_a_reported_leaf_back() {
     let mut world = World::new(19, MemTree::new(50, 64), 0);
     world.run_for(SECOND);
@@ -542,6 +565,20 @@ fn a_client_that_finds_its_server_full_after_a_restart_waits_for_room() {
 }
 
 #[test]
+fn clients_that_come_at_once_share_the_sessions_that_there_are() {
+    let mut world = World::new(24, MemTree::new(50, 64), 5);
+    world.config.sessions_max = 3;
+    world.restart_server(20);
+    // All of them hold half-open sessions before the first one confirms.
+    world.run_for(9 * SECOND);
+    let in_sync = world.copies.iter().filter(|copy| copy.client.is_in_sync()).count();
+    let devices = usize::from(world.device.joined().is_some());
+    assert_eq!(in_sync + devices, 3);
+    assert_eq!(world.server.session_count(), 3);
+    assert!(world.server.counters().refused > 0);
+}
+
+#[test]
 fn a_leaf_is_under_way_once_and_its_newest_data_wins() {
     for seed in SEEDS {
         let mut world = World::new(seed, MemTree::new(4, 200), 0);
@@ -615,4 +652,16 @@ fn every_leaf_is_compared_by_its_checksum_now_and_then() {
         assert!(requests >= 2 * sections, "{leaves} leaves: {requests} REQUESTs in two minutes");
         assert_eq!(after.leaves_repaired, before.leaves_repaired, "nothing differed");
     }
+}
+
+#[test]
+fn a_device_finds_a_server_that_was_restarted_before_it_noticed() {
+    let mut world = World::new(25, MemTree::new(50, 64), 0);
+    world.run_for(5 * SECOND);
+    world.restart_server(20);
+    world.device.report(world.now, DataLocId(7), b"to the new one").unwrap();
+    world.device.flush(world.now);
+    assert!(world.run_until(4 * SECOND, |world| world.device.is_idle()));
+    assert_eq!(world.tree.leaves[7].data, b"to the new one");
+    assert_eq!(world.device.counters().rejoins, 1);
 }

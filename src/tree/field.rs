@@ -184,7 +184,7 @@ impl Field {
         let bytes = self.bytes_of(value).ok_or_else(|| EncodeError::Value {
             field: self.name.clone(),
             wanted: self.kind,
-            found: format!("{value:?}"),
+            found: value.to_string(),
         })?;
         let (start, end) = (self.offset as usize, self.end() as usize);
         if data.len() < end {

@@ -19,6 +19,7 @@ use crate::layout::TreeId;
 use crate::layout::TreeRole;
 use crate::layout::limits::PAGE_SIZE;
 use crate::layout::limits::SCHEMA_LEN_MAX;
+use crate::tree::dump::role_name;
 use crate::tree::extent::Extents;
 use crate::tree::lock::LockedFile;
 use crate::tree::lock::lock_named;
@@ -185,7 +186,8 @@ impl fmt::Display for OpenError {
             }
             OpenError::State => write!(f, "state: neither slot has a right checksum and role"),
             OpenError::Role { expected, found } => {
-                write!(f, "the tree of a {found:?}, expected that of a {expected:?}")
+                let (found, expected) = (role_name(*found), role_name(*expected));
+                write!(f, "the tree of a {found}, expected that of a {expected}")
             }
             OpenError::Damaged { first, fault, count, leaf_count } => {
                 write!(f, "{count} of {leaf_count} leaves are damaged, first leaf {first}: {fault}")

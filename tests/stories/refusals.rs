@@ -102,7 +102,7 @@ fn a_file_that_is_not_the_one_is_named() {
     let text = site.write("text", "no tree");
     refused(on(&["serve"], &text, &quiet), &["text: not a tree file"]);
     let mirror_to = |file: &Path| on(&["mirror", &address], file, &["--timeout", "60s"]);
-    refused(mirror_to(&other), &["other: ", "of a Server", "that of a Replica"]);
+    refused(mirror_to(&other), &["other: ", "of a server", "that of a replica"]);
     let second = Serving::server(&other, &[]);
     let copy = site.path("copy");
     let until = ["--until-synced", "--timeout", "100s"];
@@ -110,7 +110,7 @@ fn a_file_that_is_not_the_one_is_named() {
     let id = |tree: &Path| stat(tree)["tree_id"].as_str().unwrap().to_owned();
     let (found, wanted) = (id(&other), id(&tree));
     refused(mirror_to(&copy), &["copy: ", &address, &found, &wanted]);
-    refused(on(&["serve"], &copy, &quiet), &["copy: ", "of a Replica", "that of a Server"]);
+    refused(on(&["serve"], &copy, &quiet), &["copy: ", "of a replica", "that of a server"]);
     let holder = mirror(second.address, &copy, &[]);
     holder.wait_stderr("in sync at");
     refused(mirror_to(&copy), &["copy: ", "open already"]);

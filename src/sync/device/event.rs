@@ -31,7 +31,7 @@ pub enum DeviceEvent {
     /// A session was opened: reports may be made (by path after
     /// [`DeviceEvent::Layout`] only).
     Joined(Joined),
-    /// The layout is there. If it is not the one before, [`Device::renumber`] is due.
+    /// The layout is there. If it is not the one before, [`crate::sync::Device::renumber`] is due.
     Layout,
     /// The server cannot be joined; the device has stopped.
     Refused(JoinError),

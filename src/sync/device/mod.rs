@@ -25,6 +25,7 @@ use crate::sync::device::batch::Pending;
 use crate::sync::device::batch::Reports;
 use crate::sync::device::batch::Waiting;
 use crate::sync::handled::REPORT_WINDOW;
+use crate::sync::join::JoinError;
 use crate::sync::join::JoinOutcome;
 use crate::sync::join::Joined;
 use crate::sync::join::Joiner;
@@ -33,6 +34,7 @@ use crate::sync::join::Role;
 use crate::sync::join::Wants;
 use crate::sync::join::bye;
 use crate::sync::join::session_header;
+use crate::sync::join::silence_limit;
 use crate::sync::layout_pull::LayoutPull;
 use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
@@ -57,9 +59,6 @@ pub use event::ReportError;
 /// Leaves that wait for their last report to be acknowledged; more are refused until
 /// some are.
 const WAITING_MAX: usize = 65_536;
-
-/// Tries in a row that nobody answers before the session is believed dead.
-const UNANSWERED_MAX: u32 = 12;
 
 /// A device without sockets: see the module's contract.
 pub struct Device {
@@ -87,6 +86,8 @@ pub struct Device {
     round_trip: RoundTrip,
     last_sent: Time,
     last_heard: Time,
+    /// When the oldest of what is under way was first sent.
+    waits_since: Time,
     outbox: Outbox,
     events: VecDeque<DeviceEvent>,
     counters: DeviceCounters,
@@ -126,6 +127,7 @@ impl Device {
             round_trip: RoundTrip::default(),
             last_sent: now,
             last_heard: now,
+            waits_since: now,
             outbox: Outbox::default(),
             events: VecDeque::new(),
             counters: DeviceCounters::default(),
@@ -171,7 +173,7 @@ impl Device {
         if self.retry_at().is_some_and(|due| now >= due) {
             let earlier = Time(now.0.saturating_sub(self.round_trip.timeout().as_micros() as u64));
             self.round_trip.back_off();
-            if self.round_trip.backoffs() > UNANSWERED_MAX {
+            if now.since(self.last_heard.max(self.waits_since)) > silence_limit(&joined) {
                 self.rejoin(now, Duration::ZERO);
                 return;
             }
@@ -396,13 +398,26 @@ impl Device {
         }
         if self.knows_layout_of(&joined) {
             self.resume(now, &joined);
+        } else if self.config.layout == LayoutWish::Skip {
+            self.follow_blindly(&joined);
         }
     }
 
-    /// Whether reports name leaves as this session's tree does. A device that skips
-    /// the layout answers for its DataLocIDs itself.
+    /// A device that does not look at layouts finds another one: its DataLocIDs may
+    /// name other leaves now. What it has not got rid of must not go to those.
+    fn follow_blindly(&mut self, joined: &Joined) {
+        if self.waiting.is_empty() {
+            self.named_by = joined.layout_hash;
+            return;
+        }
+        let (expected, found) = (self.named_by, joined.layout_hash);
+        self.leave();
+        self.events.push_back(DeviceEvent::Refused(JoinError::Layout { expected, found }));
+    }
+
+    /// Whether reports name leaves as this session's tree does.
     fn knows_layout_of(&self, joined: &Joined) -> bool {
-        self.config.layout == LayoutWish::Skip || self.named_by == joined.layout_hash
+        self.named_by == joined.layout_hash
     }
 
     /// Keeps the newest Data of each leaf that is not acknowledged. The last session

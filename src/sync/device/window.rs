@@ -26,6 +26,9 @@ impl Device {
         let batch = core::mem::replace(&mut self.filling, self.spare.pop().unwrap_or_default());
         let sequence = self.next_sequence;
         self.next_sequence += 1;
+        if self.retry_at().is_none() {
+            self.waits_since = now;
+        }
         self.under_way.extend(&batch.ids);
         send(joined, sequence, &batch, &mut self.outbox);
         self.last_sent = now;

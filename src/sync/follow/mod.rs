@@ -307,9 +307,13 @@ impl Follower {
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
             self.is_in_sync = source_in_sync(header);
-        } else if header.event_num.get() >= self.comparable_from {
+            return;
+        }
+        // Leaves that an answer left out may be the reason: that is no damage, but
+        // it is not in sync either.
+        self.is_in_sync = false;
+        if header.event_num.get() >= self.comparable_from {
             desk.counters.digest_mismatches += 1;
-            self.is_in_sync = false;
             if desk.now >= self.compare_at {
                 self.compare_everything(desk);
             }
@@ -357,6 +361,7 @@ impl Follower {
             return;
         }
         if is_lease {
+            self.hear_of(desk, event_num);
             return;
         }
         let takes_older = position.is_some_and(|index| self.asks[index].takes_older);
@@ -379,6 +384,7 @@ impl Follower {
         }
         let Some(index) = position else {
             desk.counters.responses_late += 1;
+            self.hear_of(desk, event_num);
             return;
         };
         if !is_whole {
@@ -391,6 +397,15 @@ impl Follower {
         self.compare_after_repair(desk, header, tree);
     }
 
+    /// Takes note of the server's last EVENT at the time of a RESPONSE, also of one
+    /// that brings nothing: EVENTs up to it were sent before it. If they did not come,
+    /// the copy is not in sync, whatever comes late.
+    fn hear_of(&mut self, desk: &mut Desk<'_>, event_num: u64) {
+        if event_num >= self.expected {
+            self.lost_before(desk, event_num + 1);
+        }
+    }
+
     /// Notes what a RESPONSE says about its part of the range.
     fn learn_from(
         &mut self,
@@ -400,10 +415,7 @@ impl Follower {
         body: &ResponseBody,
     ) {
         let event_num = header.event_num.get();
-        if event_num >= self.expected {
-            // It speaks of EVENTs that were sent before it and did not come.
-            self.lost_before(desk, event_num + 1);
-        }
+        self.hear_of(desk, event_num);
         let asked = &self.asks[index].range;
         let first = body.first_leaf.get().clamp(asked.start, asked.end);
         let next = body.next_leaf.get().clamp(first, asked.end);

@@ -46,7 +46,7 @@ pub struct ServerConfig {
     pub heartbeat: Duration,
     /// A session ends this long after its client's last datagram.
     pub lease: Duration,
-    /// Most sessions, half-open ones included.
+    /// Most open sessions; half-open ones come beside them.
     pub sessions_max: usize,
     /// Most half-open sessions: the oldest gives way.
     pub half_open_max: usize,

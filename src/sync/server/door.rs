@@ -98,8 +98,7 @@ impl Server {
         if role == Role::Device && self.config.reports == Reports::Refuse {
             return Err((ByeReason::NoReports, 0));
         }
-        let is_new = !self.sessions.contains_key(&from);
-        if is_new && self.sessions.len() >= self.config.sessions_max {
+        if self.is_full_for(from) {
             return Err((ByeReason::SessionsFull, clamp(self.config.sessions_max)));
         }
         let view = match role {
@@ -235,6 +234,12 @@ impl Server {
             ..self.header(DatagramType::Bye, nonce)
         };
         self.outbox.datagram(Destination::One(from), &header, &(), &[], 0);
+    }
+
+    /// Tells a client that its session found no room.
+    pub(super) fn refuse_full(&mut self, to: SocketAddr, channel: u64) {
+        let limit = clamp(self.config.sessions_max);
+        self.refuse(to, channel, ByeReason::SessionsFull, limit);
     }
 
     fn refuse(&mut self, to: SocketAddr, channel: u64, reason: ByeReason, detail: u32) {

@@ -342,12 +342,24 @@ impl Server {
             return false;
         }
         if let Some((_, session)) = half_open.and_then(|index| self.half_open.remove(index)) {
+            if self.is_full_for(from) {
+                self.leave_view(session.view, None);
+                self.refuse_full(from, id);
+                return false;
+            }
             self.confirm(from, session);
         }
         if let Some(session) = self.sessions.get_mut(&from) {
             session.expires = now.after(self.config.lease);
         }
         true
+    }
+
+    /// Whether there is no room for a session of this address. It is asked when a
+    /// client comes in and again when it confirms: several may have come in
+    /// for the last place.
+    fn is_full_for(&self, address: SocketAddr) -> bool {
+        self.sessions.len() >= self.config.sessions_max && !self.sessions.contains_key(&address)
     }
 
     /// Opens a session whose client has shown that it knows its id.

@@ -1,0 +1,63 @@
+//! Worlds with a planted bug: the checkers must see each of them.
+
+use core::time::Duration;
+
+use crate::sim::options::Faults;
+use crate::sim::options::Fixed;
+use crate::sim::options::Options;
+use crate::sim::outcome::run_with;
+use crate::sim::planted::Planted;
+
+/// A world of a minute with the faults that bring a bug to light.
+fn world(seed: u64, faults: Faults) -> Options {
+    let fixed = Fixed { clients: Some(3), devices: Some(1), leaves: Some(40), ..Fixed::default() };
+    let mut options = Options::draw(seed, Duration::from_secs(60), &fixed);
+    options.faults = faults;
+    options.trouble_s = 30;
+    options.write_every_ms = 20;
+    options.write_leaves = 3;
+    options
+}
+
+/// Runs some seeds with the bug, which must break a rule in each, and without it,
+/// where nothing may break.
+fn catches(planted: Planted, rule: &str, faults: &Faults) {
+    for seed in 1..3 {
+        let options = world(seed, faults.clone());
+        let healthy = run_with(&options, Planted::Nothing, &mut |_| {}).unwrap();
+        assert_eq!(healthy.failure.map(|failure| failure.broken), None, "{options}");
+        let ill = run_with(&options, planted, &mut |_| {}).unwrap();
+        let failure = ill.failure.unwrap_or_else(|| panic!("{planted:?} was not seen: {options}"));
+        assert_eq!(failure.broken.rule, rule, "{:?}", failure.broken);
+        assert!(failure.trace.len() > 2, "a failure shows what led to it");
+    }
+}
+
+#[test]
+fn leaves_applied_without_comparing_revisions_are_caught() {
+    let faults = Faults { reordering: 0.2, late_ms: 300, loss: 0.1, ..Faults::default() };
+    catches(Planted::RevisionsIgnored, "no leaf goes backwards", &faults);
+}
+
+#[test]
+fn a_flag_cleared_after_its_record_was_read_is_caught() {
+    let rule = "every change flag is accounted for";
+    catches(Planted::FlagClearedLate, rule, &Faults::default());
+}
+
+#[test]
+fn a_linear_digest_is_caught() {
+    let faults = Faults { rot: 2, ..Faults::default() };
+    catches(Planted::LinearDigest, "in sync means equal", &faults);
+}
+
+#[test]
+fn in_sync_before_the_digest_was_compared_is_caught() {
+    let faults = Faults { loss: 0.2, ..Faults::default() };
+    catches(Planted::InSyncUnproven, "in sync means equal", &faults);
+}
+
+#[test]
+fn a_report_acknowledged_before_it_is_written_is_caught() {
+    catches(Planted::AcknowledgedFirst, "no acknowledged report is lost", &Faults::default());
+}

@@ -1,0 +1,400 @@
+//! What goes wrong, and what is written meanwhile.
+
+use core::time::Duration;
+use std::fs;
+
+use zerocopy::little_endian::U16;
+use zerocopy::little_endian::U32;
+use zerocopy::little_endian::U64;
+
+use crate::layout::DataLocId;
+use crate::layout::TreeRole;
+use crate::sim::leaves::SimLeaves;
+use crate::sim::network::client_port;
+use crate::sim::network::serving_port;
+use crate::sim::node::Doing;
+use crate::sim::node::FileFate;
+use crate::sim::node::Kind;
+use crate::sim::options::NODES_MAX;
+use crate::sim::world::FAULT_TICK;
+use crate::sim::world::World;
+use crate::sync::RandomSource;
+use crate::sync::ServedLeaves;
+use crate::tree::Damaged;
+use crate::tree::Mark;
+use crate::tree::OpenOptions;
+use crate::tree::Tree;
+use crate::wire;
+use crate::wire::DatagramType;
+use crate::wire::Flags;
+use crate::wire::Header;
+use crate::wire::PROTOCOL_VERSION;
+
+/// Copies of the origin's file that are kept.
+const SNAPSHOTS_MAX: usize = 4;
+
+/// A server is down for more than a second: lives follow a clock of seconds, and a
+/// tree that is put back begins a life that nobody has seen only if no more lives
+/// than seconds have passed.
+const ORIGIN_DOWN_MS: (u64, u64) = (1_100, 6_000);
+
+/// A device comes back when nothing of its last run is on its way any more.
+const DEVICE_DOWN_MS: (u64, u64) = (2_000, 8_000);
+
+/// Twin leaves are written together, with the same Data.
+const TWINS: [u32; 2] = [0, 1];
+
+impl World {
+    /// Whether a fault of this kind, with this mean of seconds between two, is due.
+    fn falls(&mut self, mean_s: u64) -> bool {
+        mean_s > 0 && self.random.chance(FAULT_TICK.as_secs_f64() / mean_s as f64)
+    }
+
+    /// Draws what goes wrong now.
+    pub(super) fn trouble(&mut self) {
+        let faults = self.options.faults.clone();
+        if self.falls(faults.partitions) {
+            self.cut_link(true);
+        }
+        if self.falls(faults.one_way) {
+            self.cut_link(false);
+        }
+        if self.falls(faults.stalls) {
+            self.stop_one();
+        }
+        if self.falls(faults.jumps) {
+            self.forge_jump();
+        }
+        if self.falls(faults.strangers) {
+            self.let_a_stranger_knock();
+        }
+        if self.falls(faults.replays) {
+            self.net.replay(self.now);
+        }
+        if self.falls(faults.rot) {
+            self.let_one_rot();
+        }
+        self.restarts();
+    }
+
+    fn restarts(&mut self) {
+        let faults = self.options.faults.clone();
+        if faults.older_files > 0 && self.falls(20) {
+            self.take_snapshot();
+        }
+        if self.falls(faults.server_restarts) {
+            self.stop_for_good(0, FileFate::Same);
+        }
+        if self.falls(faults.older_files) && !self.snapshots.is_empty() {
+            self.stop_for_good(0, FileFate::Older);
+        }
+        let kinds = [
+            (Kind::Relay, faults.relay_restarts),
+            (Kind::Replica, faults.client_restarts),
+            (Kind::Device, faults.device_restarts),
+        ];
+        for (kind, mean_s) in kinds {
+            if self.falls(mean_s)
+                && let Some(index) = self.one_of(|found| found == kind)
+            {
+                self.copy_file(index);
+                let file = self.random.pick(&[
+                    FileFate::Same,
+                    FileFate::Same,
+                    FileFate::Older,
+                    FileFate::Gone,
+                ]);
+                self.stop_for_good(index, file);
+            }
+        }
+    }
+
+    fn one_of(&mut self, wanted: impl Fn(Kind) -> bool) -> Option<usize> {
+        let found: Vec<usize> =
+            (0..self.nodes.len()).filter(|index| wanted(self.nodes[*index].kind)).collect();
+        (!found.is_empty()).then(|| self.random.pick(&found))
+    }
+
+    fn cut_link(&mut self, is_both_ways: bool) {
+        let Some(index) = self.one_of(|kind| kind != Kind::Origin) else { return };
+        let upstream = self.nodes[index].upstream;
+        let until = self.now.after(self.random.millis(100, 15_000));
+        let down = self.random.chance(0.5);
+        if is_both_ways || down {
+            self.net.cut(upstream, index, until);
+        }
+        if is_both_ways || !down {
+            self.net.cut(index, upstream, until);
+        }
+        let name = &self.names[index];
+        self.trace.note(self.now, format!("cut {name} until {}", until.0));
+    }
+
+    fn stop_one(&mut self) {
+        let index = self.random.index(self.nodes.len());
+        if self.nodes[index].runs() {
+            let until = self.now.after(self.random.millis(20, 20_000));
+            self.nodes[index].doing = Doing::Stopped { until };
+            self.nodes[index].plan();
+            self.trace.note(self.now, format!("stop {} until {}", self.names[index], until.0));
+        }
+    }
+
+    /// Sends a client an EVENT or TICK whose number its server never gave.
+    fn forge_jump(&mut self) {
+        let Some(index) = self.one_of(|kind| matches!(kind, Kind::Relay | Kind::Replica)) else {
+            return;
+        };
+        let node = &self.nodes[index];
+        let joined = node.following.client.as_ref().and_then(|client| client.joined().copied());
+        let Some(joined) = joined else { return };
+        let far = self.random.pick(&[1, 2, 1_000, 1 << 32, 1 << 62]);
+        let is_tick = self.random.chance(0.3);
+        let closes = if self.random.chance(0.5) { Flags::CLOSES_PERIOD } else { 0 };
+        let kind = if is_tick { DatagramType::Tick } else { DatagramType::Event };
+        let header = Header {
+            datagram_type: kind.code(),
+            version: PROTOCOL_VERSION,
+            tree_id: U64::new(joined.tree_id.0),
+            life: U32::new(joined.life.0),
+            layout_hash: U32::new(joined.layout_hash.0),
+            channel: U64::new(joined.view_id),
+            event_num: U64::new(joined.event_num.saturating_add(far)),
+            digest: U64::new(self.random.next_u64()),
+            watermark: U64::new(joined.watermark.0),
+            flags: U16::new(closes | Flags::SOURCE_IN_SYNC),
+            ..Header::default()
+        };
+        let mut bytes = Vec::new();
+        // A TICK has a body of 32 bytes.
+        let body: &[u8] = if is_tick { &[0; 32] } else { &[] };
+        wire::encode(&mut bytes, &header, &(), body, 0);
+        let (from, to) = (serving_port(node.upstream), client_port(index, node.run));
+        self.trace.note(self.now, format!("forge {kind:?} for {}", self.names[index]));
+        self.net.forge(self.now, from, to, bytes);
+    }
+
+    /// Sends a server something that no client of it would.
+    fn let_a_stranger_knock(&mut self) {
+        let Some(index) = self.one_of(|kind| matches!(kind, Kind::Origin | Kind::Relay)) else {
+            return;
+        };
+        let kinds = DatagramType::ALL;
+        let kind = kinds[self.random.index(kinds.len())];
+        let header = Header {
+            datagram_type: kind.code(),
+            version: if self.random.chance(0.8) { PROTOCOL_VERSION } else { 9 },
+            channel: U64::new(self.random.next_u64()),
+            tree_id: U64::new(self.random.next_u64()),
+            event_num: U64::new(self.random.next_u64()),
+            ..Header::default()
+        };
+        // A RESPONSE without its body cannot be sealed.
+        let len = self.random.pick(&[16, 24, 600, 1_136]);
+        let body: Vec<u8> = (0..len).map(|_| self.random.next_u64() as u8).collect();
+        let mut bytes = Vec::new();
+        let padded = self.random.pick(&[0, 64, 1_199, 1_200]);
+        wire::encode(&mut bytes, &header, &(), &body, padded);
+        // The last node number belongs to no process: what it is sent is lost.
+        let from = self.random.between(200, 400) as u16 * NODES_MAX + NODES_MAX - 1;
+        self.net.forge(self.now, from, serving_port(index), bytes);
+    }
+
+    /// Twin leaves of a replica fall back to what they were, as on a disk that
+    /// forgets what it was given last.
+    fn let_one_rot(&mut self) {
+        let Some(index) = self.one_of(|kind| kind == Kind::Replica) else { return };
+        let node = &mut self.nodes[index];
+        let is_whole = node.filter.is_none() && node.runs();
+        let Some(leaves) = node.leaves.as_mut().filter(|_| is_whole) else { return };
+        let versions = TWINS.map(|leaf| leaves.cell(leaf).version);
+        match node.following.kept.take() {
+            None if versions[0] == versions[1] => {
+                node.following.kept = Some(TWINS.map(|leaf| leaves.read(DataLocId(leaf))));
+            }
+            None => {}
+            Some(kept) => {
+                kept.iter().for_each(|(head, data)| leaves.rot(head, data));
+                self.trace.note(self.now, format!("rot {}", self.names[index]));
+            }
+        }
+    }
+
+    // Restarts.
+
+    fn take_snapshot(&mut self) {
+        let Some(leaves) = &self.nodes[0].leaves else { return };
+        debug_assert!(leaves.tree().path().is_some());
+        self.snapshot_count += 1;
+        let to = self.folder.path().join(format!("snapshot{}.mapleaf", self.snapshot_count));
+        fs::copy(&self.nodes[0].path, &to).expect("a copy of a file");
+        self.snapshots.push(to);
+        if self.snapshots.len() > SNAPSHOTS_MAX {
+            let gone = self.snapshots.remove(0);
+            fs::remove_file(gone).expect("a copy that is there");
+        }
+    }
+
+    /// Copies a replica's file now and then, for a later restart.
+    fn copy_file(&mut self, index: usize) {
+        let node = &self.nodes[index];
+        let older = node.path.with_extension("older");
+        if node.path.exists() && (!older.exists() || self.random.chance(0.3)) {
+            fs::copy(&node.path, older).expect("a copy of a file");
+        }
+    }
+
+    /// Ends a process, in good order or by a kill.
+    fn stop_for_good(&mut self, index: usize, file: FileFate) {
+        if !self.nodes[index].runs() {
+            return;
+        }
+        let (low, high) = match self.nodes[index].kind {
+            Kind::Origin => ORIGIN_DOWN_MS,
+            Kind::Device => DEVICE_DOWN_MS,
+            Kind::Relay | Kind::Replica => (0, 3_000),
+        };
+        let until = self.now.after(self.random.millis(low, high));
+        let is_orderly = self.random.chance(0.3);
+        let how = if is_orderly { "end" } else { "kill" };
+        self.trace.note(self.now, format!("{how} {}, then {file:?}", self.names[index]));
+        if is_orderly {
+            self.say_goodbye(index);
+        }
+        let node = &mut self.nodes[index];
+        node.serving.server = None;
+        node.following.client = None;
+        node.device = None;
+        match node.leaves.take() {
+            Some(leaves) if is_orderly => leaves.into_tree().close().expect("a tree closes"),
+            _ => {}
+        }
+        node.doing = Doing::Down { until, file };
+        node.plan();
+    }
+
+    fn say_goodbye(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        if let Some(server) = &mut node.serving.server {
+            server.leave();
+            self.drain_server(index);
+        }
+        let node = &mut self.nodes[index];
+        node.save();
+        if let Some(client) = &mut node.following.client {
+            client.leave();
+            self.send_from_client(index);
+        }
+        if let Some(device) = &mut self.nodes[index].device {
+            device.leave();
+            self.drain_device(index);
+        }
+    }
+
+    /// Begins a new run of a process.
+    pub(super) fn start(&mut self, index: usize, file: FileFate) {
+        let node = &mut self.nodes[index];
+        node.doing = Doing::Runs;
+        node.run += 1;
+        let older = node.path.with_extension("older");
+        match (node.kind, file) {
+            (Kind::Origin | Kind::Device, _) | (_, FileFate::Same) => {}
+            (_, FileFate::Older) if older.exists() => {
+                fs::copy(older, &node.path).expect("a copy of a file");
+            }
+            (_, FileFate::Older | FileFate::Gone) => {
+                // There may be none yet.
+                let _ = fs::remove_file(&node.path);
+            }
+        }
+        self.trace.note(self.now, format!("start {}", self.names[index]));
+        match self.nodes[index].kind {
+            Kind::Origin => self.start_origin(file),
+            Kind::Relay | Kind::Replica => self.start_client(index),
+            Kind::Device => self.start_device(index),
+        }
+    }
+
+    fn start_origin(&mut self, file: FileFate) {
+        let is_older = file == FileFate::Older && !self.snapshots.is_empty();
+        let path = self.nodes[0].path.clone();
+        if is_older {
+            let chosen = self.random.index(self.snapshots.len());
+            fs::copy(&self.snapshots[chosen], &path).expect("a copy of a file");
+            for gone in self.snapshots.drain(chosen + 1..) {
+                fs::remove_file(gone).expect("a copy that is there");
+            }
+        }
+        let unix_s = self.unix_s();
+        let options = OpenOptions { role: TreeRole::Server, damaged: Damaged::Refuse, unix_s };
+        let (mut tree, _) = Tree::open(&path, options).expect("the origin's file opens");
+        let life = tree.begin_life(unix_s).expect("a life begins");
+        let leaves = SimLeaves::new(tree, Mark::Changed, false, self.planted);
+        self.checks.life_began(life, leaves.life_start(), is_older);
+        self.checks.reopened(&leaves, is_older);
+        self.nodes[0].leaves = Some(leaves);
+        self.serve(0);
+    }
+
+    // Writes.
+
+    /// Device that owns a leaf; others are written at the origin itself.
+    fn owner_of(&self, leaf: u32) -> Option<usize> {
+        let devices = self.options.devices;
+        if devices == 0 || TWINS.contains(&leaf) || leaf.is_multiple_of(devices + 1) {
+            return None;
+        }
+        let first = self.nodes.len() - devices as usize;
+        Some(first + (leaf % (devices + 1)) as usize - 1)
+    }
+
+    /// One round of writes.
+    pub(super) fn write(&mut self) {
+        let pause = self.random.millis(0, 2 * self.options.write_every_ms);
+        self.next_write = self.now.after(pause + Duration::from_micros(1));
+        if self.random.chance(0.2) {
+            let data = self.new_data();
+            TWINS.iter().for_each(|leaf| self.write_at_origin(*leaf, &data));
+        }
+        for _ in 0..self.random.between(1, u64::from(self.options.write_leaves)) {
+            let leaf = self.random.index(self.options.leaves as usize) as u32;
+            let data = self.new_data();
+            match self.owner_of(leaf) {
+                None if !TWINS.contains(&leaf) => self.write_at_origin(leaf, &data),
+                None => {}
+                Some(index) => self.report(index, leaf, &data),
+            }
+        }
+    }
+
+    pub(super) fn new_data(&mut self) -> Vec<u8> {
+        self.version += 1;
+        let mut data = self.version.to_le_bytes().to_vec();
+        let len = self.random.between(8, u64::from(self.options.capacity)) as usize;
+        data.resize(len, self.random.next_u64() as u8);
+        data
+    }
+
+    pub(super) fn write_at_origin(&mut self, leaf: u32, data: &[u8]) {
+        let node = &mut self.nodes[0];
+        let Some(leaves) = node.leaves.as_mut().filter(|_| node.doing == Doing::Runs) else {
+            return;
+        };
+        leaves.write(DataLocId(leaf), data).expect("a leaf with room");
+        let steps = core::mem::take(&mut leaves.steps);
+        self.checks.written(&steps);
+    }
+
+    fn report(&mut self, index: usize, leaf: u32, data: &[u8]) {
+        let node = &mut self.nodes[index];
+        let Some(device) = node.device.as_mut().filter(|_| node.doing == Doing::Runs) else {
+            return;
+        };
+        // A full window, or no session yet: this change is never reported.
+        let _ = device.report(self.now, DataLocId(leaf), data);
+        if self.random.chance(0.7) {
+            self.drain_device(index);
+            self.nodes[index].plan();
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Replicas and relays in the world: the client driven as the product's mirror
+//! drives it, and its verdicts judged.
+
+use core::time::Duration;
+
+use crate::layout::Life;
+use crate::layout::Revision;
+use crate::layout::TreeRole;
+use crate::layout::limits::DATAGRAM_HEADER_LEN;
+use crate::sim::checks::Found;
+use crate::sim::leaves::SimLeaves;
+use crate::sim::network::Cargo;
+use crate::sim::network::client_port;
+use crate::sim::network::serving_port;
+use crate::sim::node::Kind;
+use crate::sim::node::Node;
+#[cfg(test)]
+use crate::sim::planted::Planted;
+use crate::sim::world::World;
+use crate::sync::Client;
+use crate::sync::ClientConfig;
+use crate::sync::ClientEvent;
+use crate::sync::Held;
+use crate::sync::HeldTree;
+use crate::sync::Joined;
+use crate::sync::Leaves;
+use crate::sync::ReplicaLeaves;
+use crate::sync::Transmit;
+use crate::tree::CreateOptions;
+use crate::tree::Damaged;
+use crate::tree::Ending;
+use crate::tree::Layout;
+use crate::tree::Mark;
+use crate::tree::OpenOptions;
+use crate::tree::Recovery;
+use crate::tree::Tree;
+use crate::wire::Header;
+
+use zerocopy::FromBytes;
+
+/// A replica's progress is written down this often, as the product does.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+
+fn mark_of(kind: Kind) -> Mark {
+    if kind == Kind::Relay { Mark::Changed } else { Mark::Quiet }
+}
+
+/// What a file holds, by the rule of the product: see `runtime`.
+fn held(tree: &Tree, recovery: &Recovery) -> Held {
+    let (life, watermark) = tree.saved_progress();
+    let whole = recovery.ending != Ending::PowerLoss && recovery.damaged_count == 0;
+    if tree.newest_revision() == Revision::ZERO {
+        Held::Nothing
+    } else if whole && watermark > Revision::ZERO {
+        Held::UpTo { life, watermark }
+    } else {
+        Held::Partial
+    }
+}
+
+impl World {
+    /// A process of a replica or relay begins, with the file that is there.
+    pub(super) fn start_client(&mut self, index: usize) {
+        let unix_s = self.unix_s();
+        let planted = self.planted;
+        let node = &mut self.nodes[index];
+        node.following.held = Held::Nothing;
+        node.following.attached = None;
+        node.following.told = 0;
+        node.following.judged = (0, 0);
+        node.following.kept = None;
+        node.leaves = None;
+        if node.path.exists() {
+            let options = OpenOptions { role: TreeRole::Replica, damaged: Damaged::Refuse, unix_s };
+            let (tree, recovery) = Tree::open(&node.path, options).expect("a replica's file opens");
+            node.following.held = held(&tree, &recovery);
+            let is_partial = node.filter.is_some();
+            node.leaves = Some(SimLeaves::new(tree, mark_of(node.kind), is_partial, planted));
+        }
+        let config = ClientConfig {
+            filter: node.filter.map_or(String::new(), |parent| format!("/p{parent}")),
+            held: node.leaves.as_ref().map(held_tree),
+            receive_buffer: self.options.receive_buffer,
+            audit_interval: Duration::from_millis(self.options.request_period_ms),
+        };
+        let random = Box::new(node.random.fork());
+        node.following.client = Some(Client::new(config, random, self.now));
+        node.following.next_save = self.now.after(SAVE_INTERVAL);
+    }
+
+    /// Something for a client's socket.
+    pub(super) fn client_hears(&mut self, index: usize, cargo: &Cargo) {
+        let node = &mut self.nodes[index];
+        let Some(client) = &mut node.following.client else { return };
+        match cargo {
+            Cargo::Unreachable => client.handle_unreachable(self.now),
+            Cargo::Datagram { bytes, told } => {
+                let was_told = told.filter(|_| is_for(client, bytes));
+                client.handle_datagram(self.now, bytes, node.leaves.as_mut());
+                node.following.told = node.following.told.max(was_told.unwrap_or(0));
+            }
+        }
+        self.drain_client(index);
+    }
+
+    /// What is due at a client by now.
+    pub(super) fn client_timers(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let following = &mut node.following;
+        let Some(client) = &mut following.client else { return };
+        if client.poll_timeout().is_some_and(|due| due <= self.now) {
+            client.handle_timeout(self.now, node.leaves.as_mut());
+            self.drain_client(index);
+        }
+        let node = &mut self.nodes[index];
+        if node.following.next_save <= self.now {
+            node.following.next_save = self.now.after(SAVE_INTERVAL);
+            node.save();
+        }
+    }
+
+    fn drain_client(&mut self, index: usize) {
+        self.judge(index);
+        loop {
+            self.send_from_client(index);
+            let node = &mut self.nodes[index];
+            let Some(client) = &mut node.following.client else { return };
+            let Some(event) = client.poll_event() else { break };
+            match event {
+                ClientEvent::Joined(joined) => self.joined(index, joined),
+                ClientEvent::Layout => self.layout_came(index),
+                ClientEvent::Refused(error) => {
+                    let name = &self.names[index];
+                    self.checks.fail("liveness", || format!("{name}: {error}"));
+                }
+                ClientEvent::Rejoining | ClientEvent::InSync | ClientEvent::OutOfSync => {}
+            }
+        }
+        let node = &mut self.nodes[index];
+        if let Some(leaves) = &mut node.leaves
+            && !leaves.steps.is_empty()
+        {
+            let steps = core::mem::take(&mut leaves.steps);
+            self.checks.applied(&self.names[index], &steps);
+        }
+        self.relay(index);
+    }
+
+    pub(super) fn send_from_client(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let path = (client_port(index, node.run), serving_port(node.upstream));
+        let Some(client) = &mut node.following.client else { return };
+        while let Some(transmit) = client.poll_transmit() {
+            let Transmit::Datagram { bytes, .. } = transmit else {
+                panic!("a client sends finished datagrams")
+            };
+            self.net.send(self.now, path, bytes.into(), None, &mut self.trace);
+        }
+    }
+
+    fn joined(&mut self, index: usize, joined: Joined) {
+        let node = &mut self.nodes[index];
+        let has_layout =
+            node.leaves.as_ref().is_some_and(|leaves| leaves.layout_hash() == joined.layout_hash);
+        if !has_layout {
+            // It is on its way.
+            return;
+        }
+        match node.following.attached {
+            Some(before) if before.layout_hash == joined.layout_hash => {
+                node.follows(joined);
+            }
+            _ => self.attach(index, joined),
+        }
+    }
+
+    fn layout_came(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let Some(client) = &node.following.client else { return };
+        let Some(joined) = client.joined().copied() else { return };
+        if node.leaves.is_none() {
+            let layout = Layout::from_blob(client.layout_blob()).expect("the origin's layout");
+            let options = CreateOptions {
+                role: TreeRole::Replica,
+                tree_id: joined.tree_id,
+                life: joined.life,
+                unix_s: 0,
+            };
+            let tree = Tree::create(&node.path, layout, options).expect("room for a replica");
+            let is_partial = node.filter.is_some();
+            let mark = mark_of(node.kind);
+            node.leaves = Some(SimLeaves::new(tree, mark, is_partial, self.planted));
+            node.following.held = Held::Nothing;
+        }
+        self.attach(index, joined);
+    }
+
+    fn attach(&mut self, index: usize, joined: Joined) {
+        let node = &mut self.nodes[index];
+        node.follows(joined);
+        let held = node.following.held;
+        let (Some(client), Some(leaves)) = (&mut node.following.client, &mut node.leaves) else {
+            return;
+        };
+        client.attach(self.now, held, leaves);
+    }
+
+    /// Whether a process says that it is in sync.
+    pub(super) fn says_in_sync(&self, index: usize) -> bool {
+        let Some(client) = &self.nodes[index].following.client else { return false };
+        #[cfg(test)]
+        if self.planted == Planted::InSyncUnproven {
+            let progress = client.progress();
+            return client.is_attached() && progress.held_leaves == progress.wanted_leaves;
+        }
+        client.is_in_sync()
+    }
+
+    /// A verdict is right when the copy equals the end of a period of its server
+    /// that is not before the last one that it was told of.
+    fn judge(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let Some(client) = &node.following.client else { return };
+        let counters = client.counters();
+        let judged = (counters.periods, counters.digest_matches);
+        if core::mem::replace(&mut node.following.judged, judged) == judged
+            || !self.says_in_sync(index)
+        {
+            return;
+        }
+        let node = &self.nodes[index];
+        let Some(leaves) = &node.leaves else { return };
+        self.checks.counted.verdicts += 1;
+        let state = leaves.state().under(node.filter);
+        let told = node.following.told;
+        let found = self.nodes[node.upstream].serving.ends.find(state, node.filter, told);
+        let name = &self.names[index];
+        match found {
+            Found::Current => {}
+            Found::Stale(end) => self.checks.fail("in sync means equal", || {
+                format!("{name} says that it is in sync, told of period {told}, equal to {end}")
+            }),
+            Found::Never => self.checks.fail("in sync means equal", || {
+                format!("{name} says that it is in sync, and equals no period's end")
+            }),
+        }
+    }
+}
+
+impl Node {
+    fn follows(&mut self, joined: Joined) {
+        if let Some(leaves) = &mut self.leaves {
+            leaves.set_upstream_life_start(joined.life_start);
+        }
+        self.following.attached = Some(joined);
+    }
+
+    /// Writes down how far the copy has got.
+    pub(super) fn save(&mut self) {
+        let (Some(client), Some(leaves)) = (&self.following.client, &mut self.leaves) else {
+            return;
+        };
+        if self.following.attached.is_some() {
+            let life: Life = leaves.life();
+            leaves.follow(life, client.watermark());
+        }
+    }
+}
+
+fn held_tree(leaves: &SimLeaves) -> HeldTree {
+    let (life, watermark) = leaves.tree().saved_progress();
+    HeldTree { tree_id: leaves.tree_id(), layout_hash: leaves.layout_hash(), life, watermark }
+}
+
+/// Whether a datagram belongs to the session that there is.
+fn is_for(client: &Client, bytes: &[u8]) -> bool {
+    let Some(joined) = client.joined().filter(|_| client.is_attached()) else { return false };
+    let Some(head) = bytes.get(..DATAGRAM_HEADER_LEN) else { return false };
+    let Ok((header, _)) = Header::read_from_prefix(head) else { return false };
+    let channel = header.channel.get();
+    header.life.get() == joined.life.0
+        && (channel == joined.view_id || channel == joined.session_id)
+}

@@ -1,0 +1,412 @@
+//! A real tree as the protocol sees it, with what the checkers want to know.
+//!
+//! The tree is a file, as in the product; restarts open it again, and older copies
+//! are copies of it. Beside it lies a second account of every leaf, which the
+//! checkers trust instead of the tree's own columns and digest.
+
+use std::collections::BTreeSet;
+
+use zerocopy::FromBytes;
+
+use crate::layout::DataLocId;
+use crate::layout::Digest;
+use crate::layout::LayoutHash;
+use crate::layout::LeafHead;
+use crate::layout::Life;
+use crate::layout::Parent;
+use crate::layout::ParentId;
+use crate::layout::Revision;
+use crate::layout::TreeId;
+use crate::layout::TreeRole;
+use crate::sim::planted::Planted;
+use crate::sim::random::mix;
+use crate::sync::Leaves;
+use crate::sync::ReplicaLeaves;
+use crate::sync::ServedLeaves;
+use crate::sync::WriteRefusal;
+use crate::tree::Mark;
+use crate::tree::Tree;
+use crate::tree::WriteError;
+use crate::wire::Leaf;
+use crate::wire::LeafSource;
+
+/// Most parents of a simulated tree.
+pub(super) const PARENTS_MAX: usize = 4;
+
+/// A leaf as the checkers know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cell {
+    pub(super) revision: u64,
+    pub(super) checksum: u32,
+    /// The number that whoever wrote it put into its Data: it rises with each write
+    /// of a leaf.
+    pub(super) version: u64,
+}
+
+/// One leaf stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    pub(super) leaf: u32,
+    pub(super) from: Cell,
+    pub(super) to: Cell,
+}
+
+/// What all leaves of each parent are, in 128 bits: two trees with the same one
+/// are equal. It shares nothing with the digest of the protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct StateId(pub(super) [u128; PARENTS_MAX]);
+
+impl StateId {
+    /// The part that a path selects: `/p1`, or all.
+    pub(super) fn under(&self, filter: Option<usize>) -> u128 {
+        match filter {
+            Some(parent) => self.0[parent],
+            None => self.0.iter().fold(0, |sum, part| sum.wrapping_add(*part)),
+        }
+    }
+}
+
+fn id_of(leaf: u32, cell: &Cell) -> u128 {
+    let place = mix((u64::from(leaf) << 32 | u64::from(cell.checksum)) ^ 0x5851_f42d_4c95_7f2d);
+    let low = mix(place.wrapping_add(cell.revision.rotate_left(17)));
+    let high = mix(place.rotate_left(29) ^ mix(cell.revision));
+    u128::from(high) << 64 | u128::from(low)
+}
+
+/// The number in a leaf's Data.
+pub(super) fn version_in(data: &[u8]) -> u64 {
+    data.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+/// A tree with what the protocol asks of it beyond.
+#[derive(Debug)]
+pub(super) struct SimLeaves {
+    tree: Tree,
+    blob: Vec<u8>,
+    mark: Mark,
+    upstream_life_start: Revision,
+    /// Whether a replica follows one parent only.
+    is_partial: bool,
+    cells: Vec<Cell>,
+    state: StateId,
+    /// Leaves stored since the checkers looked last.
+    pub(super) steps: Vec<Step>,
+    /// Leaves stored since the last period ended: each has to be in its EVENTs.
+    pub(super) touched: BTreeSet<u32>,
+    #[cfg(test)]
+    planted: Planted,
+    #[cfg(test)]
+    hidden: BTreeSet<u32>,
+    #[cfg(test)]
+    taken: BTreeSet<u32>,
+    #[cfg(test)]
+    deferred: Vec<(DataLocId, Vec<u8>)>,
+}
+
+impl SimLeaves {
+    pub(super) fn new(
+        tree: Tree,
+        mark: Mark,
+        is_partial: bool,
+        #[cfg_attr(not(test), expect(unused_variables))] planted: Planted,
+    ) -> SimLeaves {
+        let mut leaves = SimLeaves {
+            blob: tree.layout().to_blob(),
+            cells: vec![Cell::default(); tree.leaf_count() as usize],
+            tree,
+            mark,
+            upstream_life_start: Revision::ZERO,
+            is_partial,
+            state: StateId::default(),
+            steps: Vec::new(),
+            touched: BTreeSet::new(),
+            #[cfg(test)]
+            planted,
+            #[cfg(test)]
+            hidden: BTreeSet::new(),
+            #[cfg(test)]
+            taken: BTreeSet::new(),
+            #[cfg(test)]
+            deferred: Vec::new(),
+        };
+        for leaf in 0..leaves.tree.leaf_count() {
+            let (head, data) = leaves.read(DataLocId(leaf));
+            let cell = Cell {
+                revision: head.revision.get(),
+                checksum: head.checksum.get(),
+                version: version_in(&data),
+            };
+            leaves.account(leaf, cell);
+        }
+        leaves
+    }
+
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    pub(super) fn into_tree(self) -> Tree {
+        self.tree
+    }
+
+    pub(super) fn set_upstream_life_start(&mut self, life_start: Revision) {
+        self.upstream_life_start = life_start;
+    }
+
+    pub(super) fn state(&self) -> &StateId {
+        &self.state
+    }
+
+    pub(super) fn cell(&self, leaf: u32) -> Cell {
+        self.cells.get(leaf as usize).copied().unwrap_or_default()
+    }
+
+    /// A leaf's head and Data, read from the record itself.
+    pub(super) fn read(&self, leaf: DataLocId) -> (LeafHead, Vec<u8>) {
+        let mut bytes = vec![0; self.tree.wire_len(leaf)];
+        let copied = self.tree.copy_wire(leaf, &mut bytes);
+        assert_eq!(copied, Some(bytes.len()), "leaf {leaf} takes the bytes that it says");
+        let (head, data) = LeafHead::read_from_prefix(&bytes).expect("a leaf holds its head");
+        (head, data[..head.data_size.get() as usize].to_vec())
+    }
+
+    /// Stores a leaf behind the protocol's back: a disk that forgot.
+    pub(super) fn rot(&mut self, head: &LeafHead, data: &[u8]) {
+        let cell = Cell {
+            revision: head.revision.get(),
+            checksum: head.checksum.get(),
+            version: version_in(data),
+        };
+        if self.tree.apply(head, data, Mark::Quiet).is_ok() {
+            self.account(head.data_loc_id.get(), cell);
+        }
+    }
+
+    fn account(&mut self, leaf: u32, to: Cell) {
+        let parent = self.parent_of(leaf);
+        let from = core::mem::replace(&mut self.cells[leaf as usize], to);
+        let sum = &mut self.state.0[parent];
+        let before = if from == Cell::default() { 0 } else { id_of(leaf, &from) };
+        *sum = sum.wrapping_sub(before).wrapping_add(id_of(leaf, &to));
+    }
+
+    fn parent_of(&self, leaf: u32) -> usize {
+        let parents = self.tree.layout().parents();
+        let found = parents.iter().position(|parent| parent.leaves().contains(&leaf));
+        found.expect("every leaf has a parent")
+    }
+
+    fn stored(&mut self, leaf: u32, to: Cell) {
+        let from = self.cells[leaf as usize];
+        self.account(leaf, to);
+        self.steps.push(Step { leaf, from, to });
+        if self.mark == Mark::Changed {
+            self.touched.insert(leaf);
+        }
+    }
+
+    fn write_now(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteRefusal> {
+        let revision = self.tree.write(leaf, data).map_err(refusal)?;
+        let checksum = self.tree.checksums()[leaf.index()];
+        let cell = Cell { revision: revision.0, checksum, version: version_in(data) };
+        self.stored(leaf.0, cell);
+        Ok(revision)
+    }
+
+    #[cfg(test)]
+    fn linear_digest(&self, leaves: core::ops::Range<u32>) -> Digest {
+        let crc = |leaf| u64::from(crate::kernel::crc32c(&self.read(DataLocId(leaf)).1));
+        Digest(leaves.fold(0, |sum, leaf| sum ^ crc(leaf)))
+    }
+}
+
+impl LeafSource for SimLeaves {
+    fn copy_wire(&self, leaf: DataLocId, to: &mut [u8]) -> Option<usize> {
+        self.tree.copy_wire(leaf, to)
+    }
+}
+
+impl Leaves for SimLeaves {
+    fn tree_id(&self) -> TreeId {
+        self.tree.tree_id()
+    }
+
+    fn life(&self) -> Life {
+        self.tree.life()
+    }
+
+    fn layout_hash(&self) -> LayoutHash {
+        self.tree.layout_hash()
+    }
+
+    fn leaf_count(&self) -> u32 {
+        self.tree.leaf_count()
+    }
+
+    fn parents(&self) -> &[Parent] {
+        self.tree.layout().parents()
+    }
+
+    fn parent_at(&self, path: &str) -> Option<ParentId> {
+        self.tree.layout().parent_at(path)
+    }
+
+    fn checksums(&self) -> &[u32] {
+        self.tree.checksums()
+    }
+
+    fn revision(&self, leaf: DataLocId) -> Revision {
+        #[cfg(test)]
+        if self.planted == Planted::RevisionsIgnored && self.tree.role() == TreeRole::Replica {
+            return Revision::ZERO;
+        }
+        let exists = leaf.0 < self.tree.leaf_count();
+        if exists { self.tree.revision(leaf) } else { Revision::ZERO }
+    }
+
+    fn next_changed_since(&self, from: u32, end: u32, since: Revision) -> Option<DataLocId> {
+        self.tree.next_changed_since(from, end.min(self.tree.leaf_count()), since)
+    }
+
+    fn newest_revision(&self) -> Revision {
+        self.tree.newest_revision()
+    }
+
+    fn digest(&self) -> Digest {
+        #[cfg(test)]
+        if self.planted == Planted::LinearDigest {
+            return self.linear_digest(0..self.tree.leaf_count());
+        }
+        self.tree.digest()
+    }
+
+    fn digest_of_parent(&self, parent: ParentId) -> Digest {
+        #[cfg(test)]
+        if self.planted == Planted::LinearDigest {
+            return self.linear_digest(self.parents()[parent.index()].leaves());
+        }
+        self.tree.digest_of_parent(parent).unwrap_or_default()
+    }
+}
+
+impl ServedLeaves for SimLeaves {
+    fn life_start(&self) -> Revision {
+        match self.tree.role() {
+            TreeRole::Server => self.tree.life_start(),
+            TreeRole::Replica => self.upstream_life_start,
+        }
+    }
+
+    fn wire_len(&self, leaf: DataLocId) -> usize {
+        self.tree.wire_len(leaf)
+    }
+
+    fn is_changed(&self, leaf: DataLocId) -> bool {
+        #[cfg(test)]
+        if self.hidden.contains(&leaf.0) {
+            return false;
+        }
+        self.tree.is_changed(leaf)
+    }
+
+    fn has_changes(&self) -> bool {
+        self.tree.change_count() > 0
+    }
+
+    fn take_changes(&mut self, into: &mut Vec<DataLocId>) {
+        let start = into.len();
+        self.tree.take_changes(into);
+        debug_assert!(into[start..].is_sorted());
+        #[cfg(test)]
+        self.misbehave_after_taking(into, start);
+    }
+
+    fn write(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteRefusal> {
+        #[cfg(test)]
+        if self.planted == Planted::AcknowledgedFirst {
+            self.check_write(leaf, data.len())?;
+            self.deferred.push((leaf, data.to_vec()));
+            return Ok(self.tree.newest_revision());
+        }
+        #[cfg(test)]
+        if self.taken.remove(&leaf.0) {
+            self.hidden.insert(leaf.0);
+        }
+        self.write_now(leaf, data)
+    }
+
+    fn check_write(&self, leaf: DataLocId, data_size: usize) -> Result<(), WriteRefusal> {
+        if self.tree.role() == TreeRole::Replica {
+            return Err(WriteRefusal::ReadOnly);
+        }
+        let layout = self.tree.layout();
+        match layout.capacity_of(leaf) {
+            None => Err(WriteRefusal::UnknownLeaf { leaf_count: layout.leaf_count() }),
+            Some(capacity) if data_size > capacity as usize => {
+                Err(WriteRefusal::TooLarge { capacity })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    fn layout_blob(&self) -> &[u8] {
+        &self.blob
+    }
+}
+
+#[cfg(test)]
+impl SimLeaves {
+    /// Writes what was acknowledged already.
+    pub(super) fn write_deferred(&mut self) {
+        for (leaf, data) in core::mem::take(&mut self.deferred) {
+            self.write_now(leaf, &data).expect("it was checked");
+        }
+    }
+
+    /// As if the flag were cleared when the record has been read: a write that came
+    /// in between loses its flag. Here the first write after the period's end is
+    /// that one.
+    fn misbehave_after_taking(&mut self, into: &mut Vec<DataLocId>, start: usize) {
+        if self.planted == Planted::FlagClearedLate {
+            let hidden = core::mem::take(&mut self.hidden);
+            let mut taken = into.split_off(start);
+            taken.retain(|leaf| !hidden.contains(&leaf.0));
+            self.taken = taken.iter().map(|leaf| leaf.0).collect();
+            into.append(&mut taken);
+        }
+    }
+}
+
+impl ReplicaLeaves for SimLeaves {
+    fn apply(&mut self, leaf: &Leaf<'_>) -> bool {
+        let is_stored = self.tree.apply(leaf.head, leaf.data, self.mark).is_ok();
+        if is_stored {
+            let cell = Cell {
+                revision: leaf.head.revision.get(),
+                checksum: leaf.head.checksum.get(),
+                version: version_in(leaf.data),
+            };
+            self.stored(leaf.head.data_loc_id.get(), cell);
+        }
+        is_stored
+    }
+
+    fn follow(&mut self, life: Life, watermark: Revision) {
+        // Leaves outside of a filter are older than it says.
+        let covered = if self.is_partial { Revision::ZERO } else { watermark };
+        if self.tree.saved_progress() != (life, covered) {
+            self.tree.save_progress(life, covered);
+        }
+    }
+}
+
+fn refusal(error: WriteError) -> WriteRefusal {
+    match error {
+        WriteError::UnknownLeaf { leaf_count, .. } => WriteRefusal::UnknownLeaf { leaf_count },
+        WriteError::TooLarge { capacity, .. } => {
+            WriteRefusal::TooLarge { capacity: u32::try_from(capacity).unwrap_or(u32::MAX) }
+        }
+        WriteError::Role { .. } => WriteRefusal::ReadOnly,
+        _ => WriteRefusal::Trouble,
+    }
+}

@@ -1,0 +1,42 @@
+//! A simulated world: the real protocol and real trees over a simulated clock and
+//! network, in one thread, from one seed.
+//!
+//! [`Options::draw`] draws from a seed what the world is made of and what goes wrong
+//! in it; [`run`] lets it go, in turns of trouble and of quiet, and looks at
+//! everything that is stored, sent and said. The same seed gives the same run, byte
+//! for byte: there is no clock, no chance and no thread but the world's own. What a
+//! run found is told as [`Outcome`]; a promise that was broken comes with what
+//! travelled last.
+//!
+//! The trees are files, of the code that the product runs: a kill is a drop, and a
+//! restart opens the file again. Power loss is not simulated here.
+
+#[cfg(test)]
+mod canaries;
+mod checks;
+mod faults;
+mod follow;
+mod leaves;
+mod network;
+mod node;
+mod options;
+mod outcome;
+mod planted;
+mod random;
+mod report;
+mod serve;
+mod table;
+mod trace;
+mod world;
+
+pub use checks::Broken;
+pub use checks::Counted;
+pub use options::Faults;
+pub use options::Fixed;
+pub use options::Options;
+pub use outcome::Failure;
+pub use outcome::Hour;
+pub use outcome::Outcome;
+pub use outcome::run;
+pub use table::Row;
+pub use table::loss_table;

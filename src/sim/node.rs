@@ -1,0 +1,197 @@
+//! One process of the world: the origin, a relay, a replica or a device.
+
+use core::net::IpAddr;
+use core::net::Ipv4Addr;
+use core::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use crate::layout::Life;
+use crate::layout::Revision;
+use crate::sim::checks::Ends;
+use crate::sim::leaves::SimLeaves;
+use crate::sim::network::Flight;
+use crate::sim::random::Seeded;
+use crate::sync::Client;
+use crate::sync::Device;
+use crate::sync::Held;
+use crate::sync::Joined;
+use crate::sync::Leaves;
+use crate::sync::PeriodEnd;
+use crate::sync::Server;
+use crate::sync::SourceState;
+use crate::sync::Time;
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Origin,
+    Relay,
+    Replica,
+    Device,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    Runs,
+    /// As by SIGSTOP: what comes lies in its socket.
+    Stopped {
+        until: Time,
+    },
+    /// It is gone, and comes back.
+    Down {
+        until: Time,
+        file: FileFate,
+    },
+}
+
+/// The file that a process comes back with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileFate {
+    Same,
+    /// An older copy took its place.
+    Older,
+    /// It was removed.
+    Gone,
+}
+
+/// The serving half of the origin and of relays.
+#[derive(Default)]
+pub(super) struct Serving {
+    pub(super) server: Option<Server>,
+    pub(super) next_period: Time,
+    pub(super) ends: Ends,
+    /// Last EVENT of each view.
+    pub(super) views: BTreeMap<u64, u64>,
+    /// Replicas that have a session, by their ports.
+    pub(super) subscribers: BTreeSet<u16>,
+    /// Addresses that were sent a COOKIE, and those that came back with it.
+    pub(super) cookied: BTreeSet<u16>,
+    pub(super) proven: BTreeSet<u16>,
+    /// Life that a relay's clients were told of.
+    pub(super) life: Life,
+}
+
+/// The following half of relays and replicas.
+pub(super) struct Following {
+    pub(super) client: Option<Client>,
+    pub(super) held: Held,
+    pub(super) attached: Option<Joined>,
+    pub(super) next_save: Time,
+    /// The last end of a period of its server that it was told of.
+    pub(super) told: u64,
+    /// Periods closed and digests found equal when its verdict was judged last.
+    pub(super) judged: (u64, u64),
+    /// Twin leaves as they were some time ago.
+    pub(super) kept: Option<[(crate::layout::LeafHead, Vec<u8>); 2]>,
+}
+
+/// A REPORT on its way, by session and sequence: leaves and their versions.
+pub(super) type Reports = BTreeMap<(u64, u64), Vec<(u32, u64)>>;
+
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) kind: Kind,
+    pub(super) doing: Doing,
+    /// Whom it follows or reports to; itself at the origin.
+    pub(super) upstream: usize,
+    /// The parent that it wants; all if none.
+    pub(super) filter: Option<usize>,
+    /// Counts its runs.
+    pub(super) run: u64,
+    pub(super) random: Seeded,
+    pub(super) path: PathBuf,
+    pub(super) leaves: Option<SimLeaves>,
+    pub(super) serving: Serving,
+    pub(super) following: Following,
+    pub(super) device: Option<Device>,
+    pub(super) reports: Reports,
+    /// What waits in the socket of a stopped process, and its size as the kernel
+    /// counts.
+    pub(super) socket: VecDeque<Flight>,
+    pub(super) socket_len: usize,
+    /// When something is to be done here.
+    pub(super) due: Time,
+}
+
+/// Every process has an address on one host: by default no others are let in.
+pub(super) fn address(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+impl Node {
+    pub(super) fn new(
+        kind: Kind,
+        name: String,
+        upstream: usize,
+        path: PathBuf,
+        random: Seeded,
+    ) -> Node {
+        Node {
+            name,
+            kind,
+            doing: Doing::Down { until: Time::START, file: FileFate::Same },
+            upstream,
+            filter: None,
+            run: 0,
+            random,
+            path,
+            leaves: None,
+            serving: Serving::default(),
+            following: Following {
+                client: None,
+                held: Held::Nothing,
+                attached: None,
+                next_save: Time::START,
+                told: 0,
+                judged: (0, 0),
+                kept: None,
+            },
+            device: None,
+            reports: Reports::new(),
+            socket: VecDeque::new(),
+            socket_len: 0,
+            due: Time::START,
+        }
+    }
+
+    pub(super) fn runs(&self) -> bool {
+        self.doing == Doing::Runs
+    }
+
+    /// How far what it serves is.
+    pub(super) fn period_end(&self) -> PeriodEnd {
+        match (&self.following.client, &self.leaves) {
+            (Some(client), _) => PeriodEnd {
+                watermark: client.watermark(),
+                source: if client.is_in_sync() { SourceState::InSync } else { SourceState::Behind },
+            },
+            (None, leaves) => PeriodEnd {
+                watermark: leaves.as_ref().map_or(Revision::ZERO, SimLeaves::newest_revision),
+                source: SourceState::InSync,
+            },
+        }
+    }
+
+    /// Computes when something is to be done here.
+    pub(super) fn plan(&mut self) {
+        let serving = self.serving.server.as_ref().map(|server| {
+            let timeout = server.poll_timeout().unwrap_or(Time(u64::MAX));
+            timeout.min(self.serving.next_period)
+        });
+        let following = self.following.client.as_ref().map(|client| {
+            let timeout = client.poll_timeout().unwrap_or(Time(u64::MAX));
+            timeout.min(self.following.next_save)
+        });
+        let device = self.device.as_ref().and_then(Device::poll_timeout);
+        self.due = match self.doing {
+            Doing::Stopped { until } | Doing::Down { until, .. } => until,
+            Doing::Runs => {
+                [serving, following, device].into_iter().flatten().min().unwrap_or(Time(u64::MAX))
+            }
+        };
+    }
+}

@@ -1,0 +1,306 @@
+//! Servers in the world: datagrams in, periods ended, everything sent looked at.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use zerocopy::FromBytes;
+
+use crate::layout::Life;
+use crate::sim::network::serving_port;
+use crate::sim::node::Kind;
+use crate::sim::node::address;
+use crate::sim::random::mac;
+use crate::sim::trace::node_of;
+use crate::sim::world::World;
+use crate::sync::Leaves;
+use crate::sync::Recipients;
+use crate::sync::Reports;
+use crate::sync::Role;
+use crate::sync::Server;
+use crate::sync::ServerConfig;
+use crate::sync::ServerEvent;
+use crate::sync::Transmit;
+use crate::wire;
+use crate::wire::Datagram;
+use crate::wire::DatagramType;
+use crate::wire::Flags;
+use crate::wire::Header;
+
+/// What one mutation of a server brought.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    /// Leaves in EVENTs, by the filter of those who get them.
+    events: BTreeMap<Option<usize>, BTreeSet<u32>>,
+    /// Who was answered, by what, with how many bytes.
+    answers: Vec<(u16, DatagramType, usize)>,
+}
+
+/// One datagram to be sent.
+struct Outgoing {
+    to: Vec<u16>,
+    bytes: Rc<[u8]>,
+}
+
+fn ports(to: Recipients<'_>) -> Vec<u16> {
+    to.addresses().unwrap_or(&[]).iter().map(|address| address.port()).collect()
+}
+
+fn kind_of(bytes: &[u8]) -> Option<(Header, DatagramType)> {
+    let (header, _) = Header::read_from_prefix(bytes).ok()?;
+    Some((header, DatagramType::from_code(header.datagram_type)?))
+}
+
+impl World {
+    fn server_config(&self, kind: Kind) -> ServerConfig {
+        let options = &self.options;
+        ServerConfig {
+            period: Duration::from_millis(options.period_ms),
+            heartbeat: Duration::from_millis(options.heartbeat_ms),
+            lease: Duration::from_millis(options.lease_ms),
+            datagram_size: options.datagram_size,
+            credit_max: options.credit_max,
+            request_rate: options.request_rate,
+            reports: if kind == Kind::Origin { Reports::Accept } else { Reports::Refuse },
+            ..ServerConfig::new(mac)
+        }
+    }
+
+    /// Begins to serve the leaves that there are.
+    pub(super) fn serve(&mut self, index: usize) {
+        let config = self.server_config(self.nodes[index].kind);
+        let node = &mut self.nodes[index];
+        let end = node.period_end();
+        let random = Box::new(node.random.fork());
+        let Some(leaves) = &mut node.leaves else { return };
+        let serving = &mut node.serving;
+        serving.server = Some(Server::new(config, random, self.now, end, leaves));
+        serving.life = leaves.life();
+        serving.next_period = self.now;
+        serving.views.clear();
+        serving.subscribers.clear();
+        serving.cookied.clear();
+        serving.proven.clear();
+        serving.ends.push(*leaves.state());
+        leaves.touched.clear();
+    }
+
+    /// Lets a relay serve as soon as it can, and sends its clients to the door when
+    /// the tree has another life.
+    pub(super) fn relay(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        if node.kind != Kind::Relay || node.following.attached.is_none() {
+            return;
+        }
+        let end = node.period_end();
+        let Some(leaves) = &mut node.leaves else { return };
+        let Some(server) = &mut node.serving.server else {
+            self.serve(index);
+            return;
+        };
+        if node.serving.life != leaves.life() {
+            node.serving.life = leaves.life();
+            server.rejoin_all(end, leaves);
+            leaves.touched.clear();
+            node.serving.ends.push(*leaves.state());
+            node.serving.subscribers.clear();
+            self.drain_server(index);
+        }
+    }
+
+    /// A datagram for a server.
+    pub(super) fn server_hears(&mut self, index: usize, from: u16, bytes: &[u8]) {
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        let (Some(server), Some(leaves)) = (&mut node.serving.server, &mut node.leaves) else {
+            return;
+        };
+        let is_proven = node.serving.proven.contains(&from);
+        server.handle_datagram(now, address(from), bytes, leaves);
+        let steps = core::mem::take(&mut leaves.steps);
+        self.checks.written(&steps);
+        let sent = self.drain_server(index);
+        self.check_answers(index, from, bytes, is_proven, &sent);
+    }
+
+    fn check_answers(
+        &mut self,
+        index: usize,
+        from: u16,
+        bytes: &[u8],
+        is_proven: bool,
+        sent: &Sent,
+    ) {
+        let serving = &mut self.nodes[index].serving;
+        let name = self.names[index].clone();
+        let count = |kind| sent.answers.iter().filter(|answer| answer.1 == kind).count();
+        let credit = match wire::decode(bytes) {
+            Ok((_, Datagram::Request(request, _))) => {
+                usize::from(request.credit.get().min(self.options.credit_max))
+            }
+            _ => 0,
+        };
+        let responses = count(DatagramType::Response);
+        if credit > 0 || responses > 0 {
+            self.checks.answered(&name, credit, responses);
+        }
+        if sent.answers.iter().any(|(to, ..)| *to != from) {
+            self.checks.fail("budgets are kept", || format!("{name}: answers another address"));
+        }
+        if count(DatagramType::Welcome) > 0 {
+            if !serving.cookied.contains(&from) {
+                let what = || format!("{name}: WELCOME to port {from}, which has no cookie");
+                self.checks.fail("budgets are kept", what);
+            }
+            serving.proven.insert(from);
+        } else if !is_proven && !bytes.is_empty() {
+            let went = sent.answers.iter().map(|(.., len)| len).sum();
+            self.checks.unproven(&name, bytes.len(), went);
+        }
+        if count(DatagramType::Cookie) > 0 {
+            serving.cookied.insert(from);
+        }
+    }
+
+    /// Ends a period of a server.
+    pub(super) fn end_period(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let end = node.period_end();
+        let serving = &mut node.serving;
+        let (Some(server), Some(leaves)) = (&mut serving.server, &mut node.leaves) else { return };
+        let period = Duration::from_millis(self.options.period_ms);
+        // On a grid, as the product's loop keeps it.
+        let next = serving.next_period.after(period);
+        serving.next_period = if next > self.now { next } else { self.now.after(period) };
+        // Only a planted bug writes later.
+        #[cfg(test)]
+        leaves.write_deferred();
+        let touched = core::mem::take(&mut leaves.touched);
+        serving.ends.push(*leaves.state());
+        server.handle_changes(self.now, end, leaves);
+        let subscribers = serving.subscribers.clone();
+        let sent = self.drain_server(index);
+        let filters: BTreeSet<Option<usize>> =
+            subscribers.into_iter().map(|port| self.filters[node_of(port)]).collect();
+        for filter in filters {
+            let nothing = BTreeSet::new();
+            let planned = sent.events.get(&filter).unwrap_or(&nothing);
+            let range = self.range_of(filter);
+            let wanted: BTreeSet<u32> = touched.range(range).copied().collect();
+            self.checks.period(&self.names[index], &wanted, planned);
+        }
+    }
+
+    /// What is due at a server by now.
+    pub(super) fn server_timers(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let Some(server) = &mut node.serving.server else { return };
+        if server.poll_timeout().is_some_and(|due| due <= self.now) {
+            server.handle_timeout(self.now);
+            self.drain_server(index);
+        }
+        if self.nodes[index].serving.next_period <= self.now {
+            self.end_period(index);
+        }
+    }
+
+    /// Sends what a server planned, and looks at each datagram.
+    pub(super) fn drain_server(&mut self, index: usize) -> Sent {
+        let mut outgoing = Vec::new();
+        let node = &mut self.nodes[index];
+        let (Some(server), Some(leaves)) = (&mut node.serving.server, &node.leaves) else {
+            return Sent::default();
+        };
+        while let Some(transmit) = server.poll_transmit() {
+            match transmit {
+                Transmit::Datagram { to, bytes } => {
+                    outgoing.push(Outgoing { to: ports(to), bytes: bytes.into() });
+                }
+                Transmit::Leaves { to, packets, leaves: list, segment } => {
+                    for (position, packet) in packets.iter().enumerate() {
+                        let mut out = vec![0; segment];
+                        let len = wire::lay_out(packet, list, leaves, &mut out);
+                        // Segments of one message are of one size but for the last.
+                        if position + 1 == packets.len() {
+                            out.truncate(len);
+                        }
+                        outgoing.push(Outgoing { to: ports(to), bytes: out.into() });
+                    }
+                }
+            }
+        }
+        while let Some(event) = server.poll_event() {
+            note(&mut node.serving.subscribers, event);
+        }
+        let mut sent = Sent::default();
+        for one in outgoing {
+            self.look_at(index, &one, &mut sent);
+            self.send_from_server(index, one);
+        }
+        sent
+    }
+
+    fn look_at(&mut self, index: usize, one: &Outgoing, sent: &mut Sent) {
+        let Some((header, kind)) = kind_of(&one.bytes) else {
+            let name = &self.names[index];
+            return self.checks.fail("datagrams have a type", || format!("{name}: no type"));
+        };
+        let node = &mut self.nodes[index];
+        let position = [
+            DatagramType::Event,
+            DatagramType::Tick,
+            DatagramType::Response,
+            DatagramType::Welcome,
+        ];
+        if node.kind == Kind::Origin && position.contains(&kind) {
+            self.checks.watermark(Life(header.life.get()), header.watermark.get());
+        }
+        match kind {
+            DatagramType::Event => {
+                let (view, num) = (header.channel.get(), header.event_num.get());
+                self.checks.event(&self.names[index], &mut node.serving.views, view, num);
+                let filter = one.to.first().map(|port| self.filters[node_of(*port)]);
+                let Ok((_, Datagram::Event(leaves))) = wire::decode(&one.bytes) else { return };
+                let ids = leaves.flatten().map(|leaf| leaf.data_loc_id().0);
+                if let Some(filter) = filter {
+                    sent.events.entry(filter).or_default().extend(ids);
+                }
+            }
+            DatagramType::Tick => {}
+            _ => {
+                let len = one.bytes.len();
+                sent.answers.extend(one.to.iter().map(|port| (*port, kind, len)));
+            }
+        }
+    }
+
+    fn send_from_server(&mut self, index: usize, one: Outgoing) {
+        let told = kind_of(&one.bytes).and_then(|(header, kind)| {
+            let closes = Flags(header.flags.get()).has(Flags::CLOSES_PERIOD);
+            let tells = match kind {
+                DatagramType::Event | DatagramType::Tick => closes,
+                kind => kind == DatagramType::Response,
+            };
+            tells.then(|| self.nodes[index].serving.ends.last())
+        });
+        for to in one.to {
+            let path = (serving_port(index), to);
+            self.net.send(self.now, path, one.bytes.clone(), told, &mut self.trace);
+        }
+    }
+}
+
+fn note(subscribers: &mut BTreeSet<u16>, event: ServerEvent) {
+    match event {
+        ServerEvent::Joined { address, role: Role::Replica } => {
+            subscribers.insert(address.port());
+        }
+        ServerEvent::Joined { address, .. }
+        | ServerEvent::Left { address }
+        | ServerEvent::Expired { address } => {
+            subscribers.remove(&address.port());
+        }
+        _ => {}
+    }
+}

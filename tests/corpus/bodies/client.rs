@@ -1,0 +1,365 @@
+//! A client and a server that lies.
+
+use std::time::Duration;
+
+use zerocopy::IntoBytes;
+use zerocopy::little_endian::U16;
+use zerocopy::little_endian::U32;
+use zerocopy::little_endian::U64;
+
+use mapleaf::layout::Life;
+use mapleaf::layout::Revision;
+use mapleaf::sync::Client;
+use mapleaf::sync::ClientConfig;
+use mapleaf::sync::ClientEvent;
+use mapleaf::sync::Held;
+use mapleaf::sync::HeldTree;
+use mapleaf::sync::Leaves;
+use mapleaf::sync::Recipients;
+use mapleaf::sync::ServedLeaves;
+use mapleaf::sync::Time;
+use mapleaf::sync::Transmit;
+use mapleaf::wire;
+use mapleaf::wire::Datagram;
+use mapleaf::wire::DatagramType;
+use mapleaf::wire::Flags;
+use mapleaf::wire::Header;
+use mapleaf::wire::LayoutBody;
+use mapleaf::wire::TickBody;
+use mapleaf::wire::WelcomeBody;
+
+use super::datagram::bare;
+use super::input::Input;
+use super::mem_tree::Counting;
+use super::mem_tree::LEAVES;
+use super::mem_tree::MemTree;
+use super::mem_tree::TREE_ID;
+use super::mem_tree::layout_blob;
+use super::mem_tree::layout_hash;
+use super::peer;
+use super::peer::Right;
+
+/// Life of the server that the input plays.
+const LIFE: Life = Life(10);
+
+const SESSION_ID: u64 = 0x5e55;
+const VIEW_ID: u64 = 0x71e7;
+
+/// More datagrams than this are never due at once: REQUESTs that may be under
+/// way, one for the lease, one of the door.
+const SENT_MAX: usize = 8;
+
+struct World {
+    now: Time,
+    client: Client,
+    /// The copy that is attached, if one is.
+    tree: Option<MemTree>,
+    nonce: u64,
+    /// Ids of the last REQUESTs.
+    request_ids: Vec<u32>,
+    event_num: u64,
+    layout_offset: u32,
+}
+
+pub(super) fn run(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let mut world = World::new(&mut input);
+    world.drain();
+    while !input.is_empty() {
+        world.step(&mut input);
+    }
+    world.client.leave();
+    world.drain();
+    assert!(!world.client.is_in_sync() && world.client.joined().is_none());
+}
+
+impl World {
+    fn new(input: &mut Input<'_>) -> World {
+        let how = input.u8();
+        let mut config = ClientConfig::new(64 << 10);
+        config.filter = ["", "/a", "/nowhere"][usize::from(how & 3).min(2)].to_owned();
+        let tree = (how & 4 != 0).then(|| copy_from_before(input));
+        config.held = tree.as_ref().map(|tree| HeldTree {
+            tree_id: TREE_ID,
+            layout_hash: tree.layout_hash(),
+            life: tree.noted.0,
+            watermark: tree.noted.1,
+        });
+        let now = Time(1_000_000);
+        World {
+            now,
+            client: Client::new(config, Box::new(Counting(3)), now),
+            tree,
+            nonce: 0,
+            request_ids: Vec::new(),
+            event_num: 0,
+            layout_offset: 0,
+        }
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        match input.u8() & 15 {
+            0 => self.wait(Duration::from_millis(u64::from(input.u8()))),
+            1 => self.wait(Duration::from_secs(u64::from(input.u8()) / 8)),
+            2 => {
+                let len = usize::from(input.u16());
+                let bytes = input.take(len);
+                self.receive(bytes);
+            }
+            3 => self.cookie(input),
+            4 => self.welcome(input),
+            5 => self.layout(input),
+            6 => self.unreachable(),
+            7 => self.welcomed(),
+            8 => self.true_tick(input),
+            9 => {
+                let mut right = self.right();
+                right.channel = VIEW_ID;
+                self.lie(right, input);
+            }
+            _ => self.lie(self.right(), input),
+        }
+    }
+
+    fn right(&self) -> Right {
+        let tree = self.tree.as_ref();
+        Right {
+            tree_id: TREE_ID.0,
+            life: LIFE.0,
+            layout_hash: layout_hash().0,
+            channel: SESSION_ID,
+            event_num: self.event_num + 1,
+            watermark: LIFE.base().0 + 8,
+            digest: tree.map_or(0, |tree| tree.digest().0),
+        }
+    }
+
+    fn lie(&mut self, right: Right, input: &mut Input<'_>) {
+        let bytes = peer::datagram(right, &self.request_ids, input);
+        self.receive(&bytes);
+    }
+
+    fn wait(&mut self, duration: Duration) {
+        self.now = self.now.after(duration);
+        self.client.handle_timeout(self.now, self.tree.as_mut());
+        self.drain();
+        self.settle();
+    }
+
+    /// What was due was done: a driver that waits for `poll_timeout` does not spin.
+    fn settle(&mut self) {
+        for _ in 0..4 {
+            if self.client.poll_timeout().is_none_or(|due| due > self.now) {
+                return;
+            }
+            self.client.handle_timeout(self.now, self.tree.as_mut());
+            self.drain();
+        }
+        panic!("due at {:?} for ever, now {:?}", self.client.poll_timeout(), self.now);
+    }
+
+    fn unreachable(&mut self) {
+        self.client.handle_unreachable(self.now);
+        self.drain();
+        assert!(self.client.joined().is_none());
+    }
+
+    fn header(&self, datagram_type: DatagramType, channel: u64) -> Header {
+        let right = self.right();
+        Header {
+            tree_id: U64::new(right.tree_id),
+            life: U32::new(right.life),
+            layout_hash: U32::new(right.layout_hash),
+            channel: U64::new(channel),
+            ..bare(datagram_type)
+        }
+    }
+
+    fn cookie(&mut self, input: &mut Input<'_>) {
+        let header = self.header(DatagramType::Cookie, self.nonce);
+        let header = Header { event_num: U64::new(input.near(1_000)), ..header };
+        self.receive(&peer::finished(&header, &[]));
+    }
+
+    /// A WELCOME in which one byte of the input says what is not as it should be.
+    fn welcome(&mut self, input: &mut Input<'_>) {
+        let wrong = input.u8();
+        let mut or = |bit: u8, right: u32| if wrong >> bit & 1 == 1 { input.u32() } else { right };
+        let body = WelcomeBody {
+            nonce: U64::new(self.nonce),
+            view_id: U64::new(VIEW_ID),
+            life_start: U64::new(u64::from(or(0, 0)) << 16),
+            period_us: U32::new(or(1, 100_000)),
+            heartbeat_ms: U32::new(or(2, 250)),
+            lease_ms: U32::new(or(3, 10_000)),
+            datagram_size: U32::new(or(4, 1_200)),
+            leaf_count: U32::new(or(5, LEAVES)),
+            layout_len: U32::new(or(6, layout_blob().len() as u32)),
+            credit_max: U32::new(or(7, 16)),
+            level: 0,
+            reserved: [0; 3],
+        };
+        let told = input.near(0);
+        self.event_num = told.min(u64::MAX - 2);
+        let header = self.header(DatagramType::Welcome, SESSION_ID);
+        let header = Header { event_num: U64::new(told), ..header };
+        self.layout_offset = 0;
+        self.receive(&peer::finished(&header, body.as_bytes()));
+    }
+
+    /// The handshake as it should be, with the layout if that is asked for.
+    fn welcomed(&mut self) {
+        let mut nothing = Input(&[0; 64]);
+        self.cookie(&mut nothing);
+        self.welcome(&mut nothing);
+        for _ in 0..4 {
+            self.layout(&mut nothing);
+        }
+    }
+
+    fn layout(&mut self, input: &mut Input<'_>) {
+        let blob = layout_blob();
+        let offset = input.near(u64::from(self.layout_offset)) as u32;
+        let piece = blob.get(offset as usize..).unwrap_or_default();
+        let piece = &piece[..piece.len().min(600)];
+        let body = LayoutBody {
+            offset: U32::new(offset.min(blob.len() as u32)),
+            layout_len: U32::new(blob.len() as u32),
+        };
+        self.layout_offset = offset.saturating_add(piece.len() as u32);
+        let header = self.header(DatagramType::Layout, SESSION_ID);
+        self.receive(&peer::finished(&header, &[body.as_bytes(), piece].concat()));
+    }
+
+    /// A TICK that is right about the copy.
+    fn true_tick(&mut self, input: &mut Input<'_>) {
+        let header = self.header(DatagramType::Tick, VIEW_ID);
+        let header = Header {
+            event_num: U64::new(self.event_num),
+            watermark: U64::new(input.near(LIFE.base().0 + 8)),
+            digest: U64::new(self.right().digest),
+            flags: U16::new(Flags::CLOSES_PERIOD | Flags::SOURCE_IN_SYNC),
+            ..header
+        };
+        let body = TickBody { session_id: U64::ZERO, tag: [0; 16], reserved: U64::ZERO };
+        self.receive(&peer::finished(&header, body.as_bytes()));
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        let before = self.tree.as_ref().map(MemTree::revisions);
+        let joined = self.client.joined().copied();
+        let mismatches = self.client.counters().digest_mismatches;
+        self.client.handle_datagram(self.now, bytes, self.tree.as_mut());
+        if let Some((before, tree)) = before.zip(self.tree.as_ref()) {
+            let life = joined.map_or(Life(0), |joined| joined.life);
+            check_revisions(&before, &tree.revisions(), life, mismatches, bytes);
+        }
+        if let Ok((header, Datagram::Event(_) | Datagram::Tick(_))) = wire::decode(bytes)
+            && header.channel.get() == VIEW_ID
+        {
+            // The next lie is near to the last one.
+            self.event_num = header.event_num.get().min(u64::MAX - 2);
+        }
+        let digest = wire::decode(bytes).ok().map(|(header, _)| *header);
+        self.drain_after(digest.as_ref());
+        self.settle();
+    }
+
+    fn drain(&mut self) {
+        self.drain_after(None);
+    }
+
+    /// Takes what the client sends and says. What it was sent last, if anything.
+    fn drain_after(&mut self, last: Option<&Header>) {
+        let mut sends = Vec::new();
+        while let Some(transmit) = self.client.poll_transmit() {
+            let Transmit::Datagram { to: Recipients::Peer, bytes } = transmit else {
+                panic!("a client sends finished datagrams to its peer");
+            };
+            sends.push(bytes.to_vec());
+        }
+        assert!(sends.len() <= SENT_MAX, "{} datagrams at once", sends.len());
+        sends.iter().for_each(|bytes| self.take(bytes));
+        while let Some(event) = self.client.poll_event() {
+            self.hear(event, last);
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        let (header, datagram) = wire::decode(bytes).expect("what a client sends can be read");
+        match datagram {
+            Datagram::Hello | Datagram::Init(_) => self.nonce = header.channel.get(),
+            Datagram::Request(body, checksums) => {
+                let range = u64::from(body.first_leaf.get()) + u64::from(body.leaf_count.get());
+                assert!(range <= u64::from(LEAVES), "leaves that there are");
+                assert!(checksums.is_none() || body.leaf_count.get() > 0);
+                self.request_ids.push(body.request_id.get());
+                if self.request_ids.len() > 4 {
+                    self.request_ids.remove(0);
+                }
+            }
+            Datagram::Ready | Datagram::LayoutRequest(_) | Datagram::Bye(_) => {}
+            other => panic!("a client does not send this: {other:?}"),
+        }
+    }
+
+    fn hear(&mut self, event: ClientEvent, last: Option<&Header>) {
+        match event {
+            ClientEvent::Layout => {
+                let mut tree = MemTree::new();
+                self.client.attach(self.now, Held::Nothing, &mut tree);
+                self.tree = Some(tree);
+                self.drain();
+            }
+            ClientEvent::Joined(_) => {
+                let Some(tree) = self.tree.as_mut().filter(|_| !self.client.is_attached()) else {
+                    return;
+                };
+                let held = match tree.noted {
+                    (_, Revision::ZERO) => Held::Partial,
+                    (life, watermark) => Held::UpTo { life, watermark },
+                };
+                self.client.attach(self.now, held, tree);
+                self.drain();
+            }
+            ClientEvent::InSync if self.client.is_in_sync() => {
+                let header = last.expect("only a datagram brings in sync");
+                let whole = self.client.progress().wanted_leaves == LEAVES;
+                let tree = self.tree.as_ref().expect("a copy");
+                assert!(!whole || tree.digest().0 == header.digest.get(), "not equal");
+                assert!(Flags(header.flags.get()).has(Flags::SOURCE_IN_SYNC));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A copy of an earlier run: some leaves of an older life, some of this one.
+fn copy_from_before(input: &mut Input<'_>) -> MemTree {
+    let mut tree = MemTree::new();
+    tree.begin_life(Life(u32::from(input.u8() % 12)));
+    for _ in 0..input.u8() % 8 {
+        let leaf = u32::from(input.u8()) % LEAVES;
+        tree.write(mapleaf::layout::DataLocId(leaf), input.bytes()).expect("room");
+    }
+    tree.take_changes(&mut Vec::new());
+    tree.noted = (tree.life(), Revision(input.near(tree.newest_revision().0)));
+    tree
+}
+
+/// A leaf goes back only where the rules let a server that lost history win.
+fn check_revisions(
+    before: &[Revision],
+    after: &[Revision],
+    life: Life,
+    mismatches: u64,
+    bytes: &[u8],
+) {
+    for (old, new) in before.iter().zip(after).filter(|(old, new)| new < old) {
+        let (header, datagram) = wire::decode(bytes).expect("it was taken");
+        assert!(Flags(header.flags.get()).has(Flags::SOURCE_IN_SYNC), "{old:?} to {new:?}");
+        let of_other_life = *old <= life.base();
+        let lost_history = matches!(datagram, Datagram::Response(..)) && mismatches > 1;
+        assert!(of_other_life || lost_history, "{old:?} to {new:?}");
+    }
+}
