@@ -288,3 +288,53 @@ impl Serving {
 fn end_of_period(tree: &TreeLeaves) -> PeriodEnd {
     PeriodEnd { watermark: tree.newest_revision(), source: SourceState::InSync }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Life;
+    use crate::layout::TreeId;
+    use crate::tree::CreateOptions;
+    use crate::tree::Damaged;
+    use crate::tree::Ending;
+    use crate::tree::Layout;
+    use crate::tree::mishap::Call;
+    use crate::tree::mishap::injected;
+
+    /// Serves until a write-back fails, the one behind so many others.
+    fn serve_failing(tree: &Path, behind: u32, errno: i32) -> Result<ServeReport, ServeError> {
+        injected::fail(Call::WriteBack, behind, errno);
+        let control = Control::new().unwrap();
+        let stop = control.stop_handle();
+        let mut options = ServeOptions::new(tree);
+        options.on_ready = Some(Box::new(move |_| stop.stop()));
+        serve(options, control)
+    }
+
+    #[test]
+    fn a_write_back_that_fails_ends_a_server_and_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tree");
+        let (role, tree_id) = (TreeRole::Server, TreeId(1));
+        let options = CreateOptions { role, tree_id, life: Life(0), unix_s: 0 };
+        let tree = Tree::create(&path, Layout::plain(1, 4, 16).unwrap(), options).unwrap();
+        tree.close().unwrap();
+        // One at the opening, one when the life begins, two when the tree is closed.
+        for behind in 0..5 {
+            let served = serve_failing(&path, behind, libc::EIO);
+            let ended_well = injected::clear();
+            assert_eq!(served.is_ok(), ended_well, "{behind}: it went on");
+            let told = served.err().map(|error| (error.to_string(), error));
+            if let Some((text, _)) = &told {
+                assert!(text.contains("write the tree file back"), "{text}");
+            }
+            let how = OpenOptions { role, damaged: Damaged::Refuse, unix_s: 0 };
+            let (tree, recovery) = Tree::open(&path, how).unwrap();
+            // An opening that failed may have stored nothing, or that the tree is open.
+            if !matches!(told, Some((_, ServeError::Open { .. }))) {
+                assert_eq!(recovery.ending == Ending::Clean, ended_well, "{behind}");
+            }
+            tree.close().unwrap();
+        }
+    }
+}

@@ -27,6 +27,8 @@ use crate::tree::map::reserve;
 use crate::tree::mapped::Parts;
 use crate::tree::mapped::Tree;
 use crate::tree::mapped::map_len;
+use crate::tree::mishap::Call;
+use crate::tree::mishap::perform;
 use crate::tree::plan::Layout;
 use crate::tree::record::CHANGE_FLAG_AT;
 use crate::tree::record::empty_head;
@@ -252,7 +254,7 @@ impl Filled {
         let file = file.try_clone().map_err(FillError::io("lock the file"))?;
         let locked = LockedFile::new(file).map_err(io::Error::from);
         let locked = locked.map_err(FillError::io("lock the file"))?;
-        let synced = self.state.sync(|| locked.file().sync_all());
+        let synced = self.state.sync(|| perform(Call::WriteBack, || locked.file().sync_all()));
         synced.map_err(io::Error::other).map_err(FillError::io("write the file back"))?;
         Ok(locked)
     }

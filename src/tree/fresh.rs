@@ -15,6 +15,8 @@ use std::process;
 
 use crate::tree::map::link_unnamed;
 use crate::tree::map::memory_file;
+use crate::tree::mishap::Call;
+use crate::tree::mishap::perform;
 
 /// Owner only: a tree may hold what others must not see.
 const MODE: u32 = 0o600;
@@ -76,7 +78,7 @@ impl Fresh {
     }
 
     /// Gives the file the name `path`, and refuses if that exists. The name is on
-    /// the medium when this returns.
+    /// the medium when this returns; after an error it is nowhere.
     pub(crate) fn publish(self, path: &Path) -> io::Result<()> {
         match &self.name {
             Name::Memory => return Ok(()),
@@ -84,7 +86,11 @@ impl Fresh {
             // A link, as a rename would overwrite. Dropping removes the other name.
             Name::Temporary(name) => fs::hard_link(name, path)?,
         }
-        sync_folder_of(path)
+        sync_folder_of(path).inspect_err(|_| {
+            // The name is ours: a link never replaces another. What a failure to
+            // remove it leaves is a whole tree.
+            let _ = fs::remove_file(path);
+        })
     }
 
     /// Puts the file in the place of `path`. The inner result says whether the new
@@ -128,7 +134,7 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 fn sync_folder_of(path: &Path) -> io::Result<()> {
-    File::open(folder_of(path))?.sync_all()
+    perform(Call::Folder, || File::open(folder_of(path))?.sync_all())
 }
 
 /// `.<name>.<ending>` in the same folder.

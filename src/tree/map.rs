@@ -30,6 +30,8 @@ use memmap2::MmapOptions;
 use memmap2::MmapRaw;
 
 use crate::layout::limits::PAGE_SIZE;
+use crate::tree::mishap::Call;
+use crate::tree::mishap::perform;
 use crate::tree::sigbus::Watch;
 
 /// Bytes of the words that are copied one by one.
@@ -246,7 +248,7 @@ impl Owner {
     /// Writes a part back, and waits. It begins at a page and ends anywhere.
     pub(crate) fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
         debug_assert!(offset.is_multiple_of(PAGE_SIZE));
-        self.map.raw.flush_range(offset, len)
+        perform(Call::WriteBack, || self.map.raw.flush_range(offset, len))
     }
 
     #[cfg(test)]
@@ -278,17 +280,19 @@ pub(crate) fn fill_holes(file: &File, len: u64) -> io::Result<()> {
 
 fn allocate(file: &File, len: u64, mode: libc::c_int) -> io::Result<()> {
     let len = libc::off_t::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
-    loop {
-        // SAFETY: the descriptor is open as long as `file` is borrowed; the call
-        // takes no pointers.
-        let failed = unsafe { libc::fallocate(file.as_raw_fd(), mode, 0, len) } != 0;
-        let error = io::Error::last_os_error();
-        match failed {
-            false => return Ok(()),
-            true if error.kind() == io::ErrorKind::Interrupted => {}
-            true => return Err(error),
+    perform(Call::Reserve, || {
+        loop {
+            // SAFETY: the descriptor is open as long as `file` is borrowed; the call
+            // takes no pointers.
+            let failed = unsafe { libc::fallocate(file.as_raw_fd(), mode, 0, len) } != 0;
+            let error = io::Error::last_os_error();
+            match failed {
+                false => return Ok(()),
+                true if error.kind() == io::ErrorKind::Interrupted => {}
+                true => return Err(error),
+            }
         }
-    }
+    })
 }
 
 /// Bytes that the kernel is asked for at once. It cuts a larger request down to

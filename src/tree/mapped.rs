@@ -22,6 +22,8 @@ use crate::tree::index::Index;
 use crate::tree::lock::LockedFile;
 use crate::tree::map::Map;
 use crate::tree::map::Owner;
+use crate::tree::mishap::Call;
+use crate::tree::mishap::perform;
 use crate::tree::plan::Layout;
 use crate::tree::read::TreeReader;
 use crate::tree::state::Closed;
@@ -253,7 +255,7 @@ impl Tree {
     /// process should stop and reopen the file, which verifies it.
     pub fn sync(&mut self) -> Result<(), SyncError> {
         // What is stored through the mapping is written back by this as well.
-        self.state.sync(|| self.file.file().sync_data())?;
+        self.state.sync(|| perform(Call::WriteBack, || self.file.file().sync_data()))?;
         self.check_file().map_err(SyncError::Lost)
     }
 
@@ -268,7 +270,13 @@ impl Tree {
             self.state.watermark = self.run.newest;
         }
         self.state.closed = Closed::Yes;
-        self.state.store_and_sync(&mut self.owner)?;
+        let closed = self.state.store_and_sync(&mut self.owner);
+        if closed.is_err() {
+            // The next owner would see the slot that did not reach the medium.
+            self.state.closed = Closed::No;
+            self.state.store(&mut self.owner);
+        }
+        closed?;
         self.check_file().map_err(SyncError::Lost)
     }
 }

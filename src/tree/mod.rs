@@ -27,6 +27,7 @@ mod lookup;
 mod loss;
 mod map;
 mod mapped;
+pub(crate) mod mishap;
 mod names;
 mod open;
 mod plan;

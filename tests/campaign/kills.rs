@@ -245,8 +245,12 @@ impl World {
     fn end(mut self) -> Sums {
         self.devices.flush();
         let (tree, copy) = (self.tree(), self.copy());
+        let mirror = self.mirror.take().unwrap();
+        // The copy may be equal before the mirror has begun: it would not know yet
+        // what to do with a signal.
+        mirror.wait_stderr("joined, life");
         wait_equal(&tree, &copy);
-        self.mirror.take().unwrap().terminate().well();
+        mirror.terminate().well();
         self.server.take().unwrap().terminate().well();
         self.devices.assert_kept(&tree);
         for file in [&tree, &copy] {
