@@ -177,7 +177,7 @@ impl World {
                 self.kill_mirror();
             }
             Moment::Copy => {
-                self.mirror.take().unwrap().kill();
+                killed(self.mirror.take().unwrap());
                 // It may have been killed before it made one.
                 let _ = std::fs::remove_file(self.copy());
                 self.mirror = Some(mirror(self.address, &self.copy(), &[]));
@@ -203,7 +203,7 @@ impl World {
     }
 
     fn kill_server(&mut self) {
-        self.server.take().unwrap().kill();
+        killed(self.server.take().unwrap());
         // Acknowledgements that left before the end count as well.
         self.devices.poll(Duration::from_millis(1));
         self.examine(&self.tree());
@@ -221,7 +221,7 @@ impl World {
     }
 
     fn kill_mirror(&mut self) {
-        self.mirror.take().unwrap().kill();
+        killed(self.mirror.take().unwrap());
         if self.copy().exists() {
             self.examine(&self.copy());
         }
@@ -267,6 +267,12 @@ fn serve(address: SocketAddr, site: &Site) -> Serving {
     let (tree, schema) = (site.path("tree"), site.path("schema.toml"));
     let options = ["--period", "5ms", "--lease", "400ms", "--schema", schema.to_str().unwrap()];
     Serving::server_at(address, &tree, &options)
+}
+
+/// Kills a program that had not ended by itself: no lock had kept it out.
+fn killed(program: Program) {
+    let ended = program.kill();
+    assert_eq!(ended.status.code(), None, "{ended}");
 }
 
 fn refuse_second(tree: &Path) {
