@@ -5,10 +5,12 @@
 
 use core::net::SocketAddr;
 
+use zerocopy::IntoBytes;
 use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
+use crate::kernel;
 use crate::layout::DataLocId;
 use crate::layout::Revision;
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
@@ -211,7 +213,7 @@ impl Server {
             count: U16::new(u16::try_from(refusals.len()).unwrap_or(u16::MAX)),
             ..self.header(DatagramType::Ack, session_id)
         };
-        let tail = zerocopy::IntoBytes::as_bytes(refusals);
+        let tail = refusals.as_bytes();
         self.outbox.datagram(Destination::One(to), &header, &(), tail, 0);
     }
 }
@@ -302,12 +304,16 @@ impl<'a> ResponsePlan<'a> {
         theirs: &[U32],
         tree: &impl ServedLeaves,
     ) -> Room {
-        let ours = tree.checksums();
-        for leaf in range {
-            let their = theirs.get((leaf - first) as usize).map(|checksum| checksum.get());
-            if ours.get(leaf as usize).copied() == their {
-                continue;
-            }
+        // The decoder made sure that there is one checksum a leaf of the range asked
+        // for, and both ranges end at the tree's last leaf.
+        let part = (range.start - first) as usize..(range.end - first) as usize;
+        let theirs = theirs.get(part).unwrap_or_default();
+        let ours = tree.checksums().get(range.start as usize..range.end as usize);
+        let ours = ours.unwrap_or_default();
+        debug_assert_eq!(ours.len(), theirs.len());
+        let mut differing = Vec::new();
+        kernel::differing_le(ours, theirs.as_bytes(), range.start, &mut differing);
+        for leaf in differing {
             if matches!(self.add(DataLocId(leaf), tree), Room::Gone) {
                 return Room::Gone;
             }
