@@ -242,7 +242,7 @@ mod tests {
     }
 
     fn catches(bug: ImageBug, words: &[&str]) {
-        let report = report(1, 10_000, Some(bug));
+        let report = report(1, 6_000, Some(bug));
         assert!(report.bad > 0, "{bug:?} was not seen");
         let told = &report.told[0];
         assert!(words.iter().any(|word| told.what.contains(word)), "{told}");

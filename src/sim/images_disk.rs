@@ -9,6 +9,9 @@ use crate::sync::RandomSource;
 /// What a disk writes whole: docs/FORMAT.md, section 1.
 pub(super) const SECTOR: usize = 512;
 
+/// Sectors that a disk of larger ones loses together: 4 KiB is the largest in use.
+const LOST_TOGETHER: usize = 8;
+
 /// Bytes that are stored in one piece.
 const WORD: usize = 8;
 
@@ -29,6 +32,8 @@ pub(super) struct Disk {
     /// Sectors that have such.
     changed: Vec<usize>,
     syncs: Vec<Sync>,
+    /// Whether what was being written may come back as noise.
+    noise: bool,
 }
 
 /// A write-back that returned.
@@ -49,6 +54,8 @@ pub(super) struct Mood {
     new: u64,
     /// Of eight so many are a mix of two versions.
     mixed: u64,
+    /// Of eight places that were being written so many hold noise, where they may.
+    noise: u64,
 }
 
 impl Mood {
@@ -57,6 +64,7 @@ impl Mood {
             old: random.between(0, 4),
             new: random.between(0, 4),
             mixed: random.pick(&[0, 0, 1, 4]),
+            noise: random.pick(&[0, 0, 1, 4]),
         }
     }
 }
@@ -65,6 +73,12 @@ impl Disk {
     pub(super) fn new(base: Vec<u8>) -> Disk {
         let versions = vec![Vec::new(); base.len().div_ceil(SECTOR)];
         Disk { now: base.clone(), base, versions, ..Disk::default() }
+    }
+
+    /// The same for a file that promises nothing about what is being written: eight
+    /// sectors, of which one is, may all hold noise after a crash.
+    pub(super) fn with_noise(self) -> Disk {
+        Disk { noise: true, ..self }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -100,6 +114,7 @@ impl Disk {
     pub(super) fn draw(&self, crash: Time, mood: Mood, random: &mut Seeded, out: &mut Vec<u8>) {
         out.clear();
         out.extend_from_slice(&self.base);
+        let mut written = Vec::new();
         let returned: Vec<_> = self.syncs.iter().filter(|sync| sync.end <= crash).collect();
         for at in self.changed.iter().copied() {
             let covering = returned.iter().filter(|sync| sync.sectors.contains(&at));
@@ -108,6 +123,9 @@ impl Disk {
             // Version 0 is the base, version i the one at i - 1.
             let low = of_sector.partition_point(|(time, _)| *time <= safe);
             let high = of_sector.partition_point(|(time, _)| *time <= crash);
+            if self.noise && low < high {
+                written.push(at / LOST_TOGETHER);
+            }
             let picked = pick(low, high, mood, random);
             let place = &mut out[at * SECTOR..][..SECTOR];
             if let Some(before) = picked.checked_sub(1) {
@@ -115,6 +133,15 @@ impl Disk {
             }
             if picked < high && random.between(1, 8) <= mood.mixed {
                 mix(place, &of_sector[picked].1, random);
+            }
+        }
+        written.sort_unstable();
+        written.dedup();
+        for place in written {
+            if random.between(1, 8) <= mood.noise {
+                let begin = place * LOST_TOGETHER * SECTOR;
+                let end = (begin + LOST_TOGETHER * SECTOR).min(out.len());
+                out[begin..end].fill_with(|| random.next_u64() as u8);
             }
         }
     }
@@ -190,9 +217,26 @@ mod tests {
         disk.look(1, &[1; SECTOR]);
         let mut random = Seeded::new(1);
         let mut out = Vec::new();
-        let mood = Mood { old: 4, new: 0, mixed: 8 };
+        let mood = Mood { old: 4, new: 0, mixed: 8, noise: 0 };
         disk.draw(1, mood, &mut random, &mut out);
         let new = out.iter().filter(|byte| **byte == 1).count();
         assert!(new > 64 && new < 448 && new.is_multiple_of(WORD), "{new}");
+    }
+
+    #[test]
+    fn noise_takes_what_a_large_sector_holds_and_nothing_that_is_not_written() {
+        let mut disk = Disk::new(vec![0; 24 * SECTOR]).with_noise();
+        let mut bytes = vec![0; 24 * SECTOR];
+        bytes[9 * SECTOR] = 1;
+        disk.look(1, &bytes);
+        let mut out = Vec::new();
+        let mood = Mood { old: 4, new: 0, mixed: 0, noise: 8 };
+        disk.draw(1, mood, &mut Seeded::new(1), &mut out);
+        let noisy = |range: Range<usize>| out[range].iter().any(|byte| *byte != 0);
+        assert!(noisy(8 * SECTOR..9 * SECTOR) && noisy(15 * SECTOR..16 * SECTOR));
+        assert!(!noisy(0..8 * SECTOR) && !noisy(16 * SECTOR..24 * SECTOR));
+        disk.synced(1, 2, &(0..u64::MAX));
+        disk.draw(2, mood, &mut Seeded::new(1), &mut out);
+        assert_eq!(out, bytes);
     }
 }

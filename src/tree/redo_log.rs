@@ -450,7 +450,7 @@ pub(crate) fn header_page(stamp: &Stamp, half_len: u64) -> [u8; PAGE_SIZE] {
 }
 
 fn write_zeros(file: &File, from: u64, end: u64) -> io::Result<()> {
-    let zeros = vec![0; ZEROS_LEN];
+    let zeros = vec![0; ZEROS_LEN.min((end - from) as usize)];
     let mut at = from;
     while at < end {
         let len = (end - at).min(ZEROS_LEN as u64);
