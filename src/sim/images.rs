@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     fn report(seed: u64, images: u64, bug: Option<ImageBug>) -> ImageReport {
-        draw_images(&ImageOptions { seed, images, jobs: 1, bug })
+        draw_images(&ImageOptions { seed, images, jobs: 2, bug })
     }
 
     #[test]

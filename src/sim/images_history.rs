@@ -159,7 +159,7 @@ impl Server {
             78..86 => self.begin_checkpoint(),
             86..94 => self.end_checkpoint(),
             94..98 => self.take_changes(),
-            _ => self.die(),
+            _ => self.end(),
         }
     }
 
@@ -283,19 +283,26 @@ impl Server {
         Ok(())
     }
 
-    /// The process dies, and the next one takes over: the page cache lives on.
-    fn die(&mut self) -> Result<(), Fault> {
+    /// The process dies or ends in good order, and the next one takes over: the page
+    /// cache lives on.
+    fn end(&mut self) -> Result<(), Fault> {
         self.staged.clear();
         self.committed.clear();
         (self.left, self.freed) = (None, None);
         self.history.timeline.checkpoint_dies();
         self.buried = self.newest_staged();
         let timeline = self.history.timeline.clone();
-        timeline.set_bugs(self.bug == Some(ImageBug::ReplayNotSynced), false);
+        let is_closed = self.random.chance(0.4);
         // The lock ends with the owner.
-        self.tree = None;
-        let recovered =
-            timeline.watch(|| sim_seam::recover(&self.file, Some(&self.log_file), UNIX_S));
+        let tree = self.tree.take().filter(|_| is_closed);
+        if let Some(tree) = tree {
+            timeline.watch(|| tree.close())?;
+            // Closing has removed it.
+            timeline.name(None)?;
+        }
+        timeline.set_bugs(self.bug == Some(ImageBug::ReplayNotSynced), false);
+        let log = (!is_closed).then_some(&self.log_file);
+        let recovered = timeline.watch(|| sim_seam::recover(&self.file, log, UNIX_S));
         let (mut tree, _) = recovered?;
         self.show(&tree, timeline.now());
         timeline.name(None)?;
