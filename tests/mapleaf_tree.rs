@@ -243,7 +243,8 @@ fn stat_tells_what_a_redo_log_holds_for_the_next_server() {
     tree.begin_life(1).unwrap();
     assert_eq!(told(), "everything in it is in the tree: its next server removes it");
     fs::write(redo_path(&path).unwrap(), "no log").unwrap();
-    let wanted = "its next server refuses it: not a redo log: it does not begin as one";
+    let wanted =
+        "its next server refuses it: not a redo log, but in the place of one: move it away";
     assert_eq!(told(), wanted);
 }
 

@@ -37,6 +37,7 @@ use crate::tree::mishap::perform;
 use crate::tree::redo_batch::Committed;
 use crate::tree::redo_batch::RedoBatch;
 use crate::tree::redo_batch::Stamp;
+use crate::tree::redo_read::is_replaceable;
 use crate::tree::state::Failure;
 use crate::tree::state::SyncError;
 
@@ -54,6 +55,11 @@ pub enum RedoError {
     NoName,
     /// A replica makes no revisions; a server does in its life.
     NoLife,
+    /// Something that is no log lies where it should.
+    Taken {
+        /// Its name.
+        path: PathBuf,
+    },
     /// Leaves are staged, and not stored yet.
     Staged,
     /// A half of this length cannot be.
@@ -122,6 +128,9 @@ impl fmt::Display for RedoError {
         match self {
             RedoError::NoName => write!(f, "redo log: a tree in memory has none"),
             RedoError::NoLife => write!(f, "redo log: only a server in its life has one"),
+            RedoError::Taken { path } => {
+                write!(f, "redo log: {} is none, and is not overwritten", path.display())
+            }
             RedoError::Staged => write!(f, "redo log: leaves are staged and not stored yet"),
             RedoError::HalfLen { found, min, max } => write!(
                 f,
@@ -238,10 +247,16 @@ impl RedoLog {
     ///
     /// # Errors
     ///
-    /// The tree has no name, no life or staged leaves, the length cannot be, there is
+    /// The tree has no name, no life or staged leaves, its log's name is taken, the length
+    /// cannot be, there is
     /// no space, or a call failed.
     pub fn create(tree: &mut Tree, half_len: u64) -> Result<RedoLog, RedoError> {
-        let path = redo_path(tree.path().ok_or(RedoError::NoName)?).ok_or(RedoError::NoName)?;
+        let beside = tree.path().ok_or(RedoError::NoName)?;
+        let path = redo_path(beside).ok_or(RedoError::NoName)?;
+        let replaceable = is_replaceable(beside).map_err(io::Error::other);
+        if !replaceable.map_err(RedoError::io("look at what is in its place"))? {
+            return Err(RedoError::Taken { path });
+        }
         prepare(tree, half_len)?;
         let fresh = Fresh::to_replace(&path).map_err(RedoError::io("create it"))?;
         let file = fresh.file().try_clone().map_err(RedoError::io("create it"))?;
