@@ -1,0 +1,67 @@
+//! The swap of generations: a reader goes over to the grown tree, or finishes in the
+//! old one. The order of `Tree::grow` and `adopt`: the new file is filled, then
+//! swapped in, and from then on the new one is written.
+
+use loom::thread;
+
+use super::*;
+
+/// A tree of one leaf and what its readers share.
+struct Growing {
+    leaf: Leaf,
+    shared: Arc<Swap<Generation>>,
+}
+
+impl Growing {
+    fn new() -> Growing {
+        let leaf = Leaf::written(1);
+        let shared = Arc::new(Swap::new(leaf.generation()));
+        Growing { leaf, shared }
+    }
+
+    /// Growth with revision `revision`, which is the newest one.
+    fn grow(&mut self, revision: u64) {
+        let grown = Leaf::written(revision);
+        self.shared.store(grown.generation());
+        self.leaf = grown;
+    }
+}
+
+/// Reads beside a write, a growth and a write in the grown tree.
+fn reads_beside_growth(seen: &Seen) {
+    let mut tree = Growing::new();
+    let reader = TreeReader::new(Arc::clone(&tree.shared));
+    let beside = thread::spawn(move || [read(&reader), read(&reader)]);
+    tree.grow(1);
+    tree.leaf.write(2);
+    let found = beside.join().expect("whole leaves");
+    assert!(found[1].is_none() || found[0] <= found[1], "went back: {found:?}");
+    found.iter().for_each(|one| seen.note(*one));
+    assert_eq!(read(&TreeReader::new(tree.shared)), Some(2));
+}
+
+#[test]
+fn reads_beside_growth_are_whole_and_never_go_back() {
+    let seen = Seen::default();
+    let model = seen.clone();
+    every_run("two reads beside a growth and a write", move || reads_beside_growth(&model));
+    assert_eq!(seen.sorted(), [Some(1), Some(2)]);
+}
+
+#[test]
+fn a_reader_finishes_in_the_generation_that_it_began_in() {
+    every_run("a read in the old generation", || {
+        let mut tree = Growing::new();
+        let old = tree.leaf.reader();
+        let beside = thread::spawn(move || read(&old));
+        tree.grow(1);
+        tree.leaf.write(3);
+        assert_eq!(beside.join().expect("a whole leaf"), Some(1));
+    });
+}
+
+#[test]
+fn the_release_of_the_swap_is_needed() {
+    let model = || every_run("a mutant", || reads_beside_growth(&Seen::default()));
+    finds(Mutant::ReleaseSwap, model, "");
+}
