@@ -19,7 +19,6 @@ use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::slice;
 use std::sync::Arc;
 
 use memmap2::Advice;
@@ -121,7 +120,7 @@ impl Map {
         // SAFETY: `first` is aligned (page start + multiple of 8), `count` words
         // from it lie in the mapping by `check`, any bits are valid atomics, and the
         // slice borrows `self`; that others change the words is what atomics allow.
-        unsafe { slice::from_raw_parts(first, count) }
+        unsafe { std::slice::from_raw_parts(first, count) }
     }
 
     #[cfg(all(loom, test))]

@@ -89,7 +89,7 @@ impl TreeReader {
 
 /// One attempt. docs/FORMAT.md, section 7, has the proof that what it gives is
 /// the leaf of one write.
-fn attempt_read(map: &Map, record: &Record, data: &mut Vec<u8>) -> Option<LeafHead> {
+pub(crate) fn attempt_read(map: &Map, record: &Record, data: &mut Vec<u8>) -> Option<LeafHead> {
     let seq = map.load_u32(record.offset, Ordering::Relaxed);
     if !seq.is_multiple_of(2) {
         return None;

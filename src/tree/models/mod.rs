@@ -19,10 +19,11 @@ use std::sync::Mutex;
 use crate::layout::DataLocId;
 use crate::layout::LeafHead;
 use crate::layout::Revision;
-use crate::layout::UndoHeader;
+use crate::tree::create::Filled;
 use crate::tree::extent::Extents;
 use crate::tree::extent::Record;
 use crate::tree::map::Owner;
+use crate::tree::map::WORD;
 use crate::tree::mapped::Generation;
 use crate::tree::mapped::map_len;
 use crate::tree::order::Memory;
@@ -60,12 +61,24 @@ impl Leaf {
     fn new() -> Leaf {
         let record = Extents::new(&LAYOUT).record(LEAF).expect("a leaf of the layout");
         let whole = used_len(CAPACITY as usize);
-        let memory =
-            Memory::new(&[(UNDO_OFFSET as usize, 8), (SAVED_AT, whole), (record.offset, whole)]);
-        assert!(SAVED_AT == UNDO_OFFSET as usize + size_of::<UndoHeader>());
+        // Of the undo header the fields that are stored; they come first.
+        let memory = Memory::new(&[
+            (UNDO_OFFSET as usize, WORD),
+            (SAVED_AT, whole),
+            (record.offset, record.stride),
+        ]);
         let owner = Owner::of_model(map_len(&LAYOUT).expect("a small file"), memory);
         let owner = owner.expect("some addresses");
         Leaf { owner, record, data_size: 0 }
+    }
+
+    /// A leaf as a growth puts it into its new file, not yet seen by anybody.
+    fn grown(revision: u64) -> Leaf {
+        let Leaf { owner, record, .. } = Leaf::new();
+        let mut filled = Filled::of_model(owner, Arc::clone(&LAYOUT));
+        let data = data_of(revision);
+        filled.put(&record, &leaf_head(LEAF, Revision(revision), &data), &data);
+        Leaf { owner: filled.owner, record, data_size: data.len() }
     }
 
     /// A leaf that was written once.

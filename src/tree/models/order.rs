@@ -12,9 +12,9 @@ pub(crate) use loom::hint::spin_loop;
 pub(crate) use loom::sync::atomic::Ordering;
 pub(crate) use loom::thread::yield_now;
 
-/// As few attempts as show one that is made again, one more, and giving up.
+/// As few attempts as show one that is made again, and giving up.
 pub(crate) const SPINS: u32 = 1;
-pub(crate) const YIELDS: u32 = 2;
+pub(crate) const YIELDS: u32 = 1;
 
 /// An ordering that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
