@@ -36,11 +36,11 @@ const THREADS: u64 = 2;
 const HOT_LEAVES: u32 = 8;
 
 /// Leaves that a process reads. It rests for a millisecond when it meets a write, so
-/// they are as many as make that one read in some hundreds.
-const LEAVES: u32 = 4_096;
+/// they are as many as make that one read in some thousands.
+const LEAVES: u32 = 32_768;
 
 /// Reads of one open file, which has patience for 1,000 rests.
-const READS_A_FILE: u64 = 50_000;
+const READS_A_FILE: u64 = 200_000;
 
 fn number(variable: &str, usual: u64) -> u64 {
     env::var(variable).map_or(usual, |text| text.parse().expect(variable))
