@@ -24,6 +24,7 @@ use mapleaf::tree::Tree;
 use mapleaf::tree::TreeFile;
 use mapleaf::tree::TreeReader;
 use mapleaf::tree::leaf_checksum;
+use mapleaf::tree::leaf_head;
 
 use super::server;
 
@@ -159,11 +160,11 @@ fn looker() {
     eprintln!("{} {refused}", witness.good);
 }
 
-/// Half of the reads are of single leaves, half of all leaves in blocks. Gives those
-/// that found no whole leaf, and said so.
+/// A tenth of the reads are of single leaves, the others of all leaves in blocks. Gives
+/// those that found no whole leaf, and said so.
 fn look(file: &TreeFile, witness: &mut Witness, until: u64) -> u64 {
-    let (mut refused, middle) = (0, witness.good + (until - witness.good) / 2);
-    while witness.good < middle {
+    let (mut refused, singles) = (0, witness.good + (until - witness.good) / 10);
+    while witness.good < singles {
         let leaf = DataLocId((draw(!seed(), witness.good + refused) % u64::from(LEAVES)) as u32);
         match file.read_leaf(leaf).unwrap().expect("a leaf of the tree") {
             Ok(state) => witness.see(leaf, &state.head(), &state.data),
@@ -175,8 +176,9 @@ fn look(file: &TreeFile, witness: &mut Witness, until: u64) -> u64 {
         while let Some(scanned) = leaves.next_leaf().unwrap() {
             match scanned {
                 Scanned::Leaf(view) => {
-                    let state = mapleaf::tree::LeafState::from(view);
-                    witness.see(state.data_loc_id, &state.head(), &state.data);
+                    let head = leaf_head(view.data_loc_id, view.revision, view.data);
+                    assert_eq!(head.checksum.get(), view.checksum);
+                    witness.see(view.data_loc_id, &head, view.data);
                 }
                 Scanned::Damaged { .. } => refused += 1,
             }
