@@ -12,6 +12,12 @@ pub(crate) enum Call {
     WriteBack,
     /// A folder is written back.
     Folder,
+    /// Bytes are written into a redo log.
+    LogWrite,
+    /// A redo log is written back.
+    LogBack,
+    /// A redo log is removed.
+    LogRemove,
 }
 
 /// Makes a call. A test may have it fail instead.
