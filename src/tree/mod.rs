@@ -47,6 +47,8 @@ mod schema;
 mod schema_error;
 mod schema_text;
 mod sigbus;
+#[cfg(feature = "sim")]
+pub(crate) mod sim_seam;
 mod state;
 mod write;
 

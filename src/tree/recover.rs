@@ -129,7 +129,10 @@ impl Scan {
             redo,
             redone: Vec::new(),
         };
-        let mut buffer = vec![0; PIECE_LEN.max(layout.stride_max() as usize)];
+        // No more than there is of records: small trees are opened in microseconds.
+        let most = PIECE_LEN.max(layout.stride_max() as usize);
+        let len = usize::try_from(layout.records_len()).unwrap_or(usize::MAX).min(most);
+        let mut buffer = vec![0; len];
         for (first, count) in extents.runs(PIECE_LEN) {
             let piece = &mut buffer[..count * first.stride];
             file.read_exact_at(piece, first.offset as u64)?;

@@ -37,6 +37,7 @@ use crate::tree::mishap::perform;
 use crate::tree::redo_batch::Committed;
 use crate::tree::redo_batch::RedoBatch;
 use crate::tree::redo_batch::Stamp;
+use crate::tree::redo_read::is_replaceable;
 use crate::tree::state::Failure;
 use crate::tree::state::SyncError;
 
@@ -54,6 +55,11 @@ pub enum RedoError {
     NoName,
     /// A replica makes no revisions; a server does in its life.
     NoLife,
+    /// Something that is no log lies where it should.
+    Taken {
+        /// Its name.
+        path: PathBuf,
+    },
     /// Leaves are staged, and not stored yet.
     Staged,
     /// A half of this length cannot be.
@@ -122,6 +128,9 @@ impl fmt::Display for RedoError {
         match self {
             RedoError::NoName => write!(f, "redo log: a tree in memory has none"),
             RedoError::NoLife => write!(f, "redo log: only a server in its life has one"),
+            RedoError::Taken { path } => {
+                write!(f, "redo log: {} is none, and is not overwritten", path.display())
+            }
             RedoError::Staged => write!(f, "redo log: leaves are staged and not stored yet"),
             RedoError::HalfLen { found, min, max } => write!(
                 f,
@@ -211,6 +220,8 @@ pub(crate) struct Attached {
 #[derive(Debug)]
 pub struct RedoLog {
     file: File,
+    /// Names that it had at first: none in memory.
+    links: u64,
     /// Which log of this process it is.
     log: u64,
     stamp: Stamp,
@@ -236,34 +247,34 @@ impl RedoLog {
     ///
     /// # Errors
     ///
-    /// The tree has no name, no life or staged leaves, the length cannot be, there is
+    /// The tree has no name, no life or staged leaves, its log's name is taken, the length
+    /// cannot be, there is
     /// no space, or a call failed.
     pub fn create(tree: &mut Tree, half_len: u64) -> Result<RedoLog, RedoError> {
-        let path = redo_path(tree.path().ok_or(RedoError::NoName)?).ok_or(RedoError::NoName)?;
-        if tree.role() != TreeRole::Server || tree.run.life_start.is_none() {
-            return Err(RedoError::NoLife);
+        let beside = tree.path().ok_or(RedoError::NoName)?;
+        let path = redo_path(beside).ok_or(RedoError::NoName)?;
+        let replaceable = is_replaceable(beside).map_err(io::Error::other);
+        if !replaceable.map_err(RedoError::io("look at what is in its place"))? {
+            return Err(RedoError::Taken { path });
         }
-        if tree.has_staged() {
-            return Err(RedoError::Staged);
-        }
-        check_half_len(tree, half_len)?;
-        tree.sync().map_err(RedoError::Sync)?;
+        prepare(tree, half_len)?;
         let fresh = Fresh::to_replace(&path).map_err(RedoError::io("create it"))?;
         let file = fresh.file().try_clone().map_err(RedoError::io("create it"))?;
-        let log = RedoLog::fill(file, tree.stamp(), half_len, tree.state.failure())?;
+        let log = RedoLog::fill(file, tree, half_len)?;
         let named = fresh.replace(&path).map_err(RedoError::io("name it"))?;
         named.map_err(RedoError::io("write its folder back"))?;
-        tree.redo = Some(Attached { path, log: log.log, stored: 0 });
+        log.attach(tree, path);
         Ok(log)
     }
 
+    /// From now on the tree knows its log.
+    pub(crate) fn attach(&self, tree: &mut Tree, path: PathBuf) {
+        tree.redo = Some(Attached { path, log: self.log, stored: 0 });
+    }
+
     /// Reserves and fills a log, and writes it back.
-    pub(crate) fn fill(
-        file: File,
-        stamp: Stamp,
-        half_len: u64,
-        failed: Failure,
-    ) -> Result<RedoLog, RedoError> {
+    pub(crate) fn fill(file: File, tree: &Tree, half_len: u64) -> Result<RedoLog, RedoError> {
+        let (stamp, failed) = (tree.stamp(), tree.state.failure());
         let needed = RedoHeader::file_len(half_len);
         reserve(&file, needed).map_err(|source| RedoError::Space { needed, source })?;
         let written = perform(Call::LogWrite, || {
@@ -272,8 +283,10 @@ impl RedoLog {
         });
         written.map_err(RedoError::io("fill it"))?;
         perform(Call::LogBack, || file.sync_all()).map_err(RedoError::io("write it back"))?;
+        let links = file.metadata().map_err(RedoError::io("examine it"))?.nlink();
         Ok(RedoLog {
             file,
+            links,
             log: LOGS.fetch_add(1, Ordering::Relaxed),
             stamp,
             half_len,
@@ -388,7 +401,7 @@ impl RedoLog {
     fn check_file(&self) -> Result<(), RedoError> {
         let expected = RedoHeader::file_len(self.half_len);
         let meta = self.file.metadata();
-        let found = meta.map(|meta| if meta.nlink() == 0 { 0 } else { meta.len() });
+        let found = meta.map(|meta| if meta.nlink() < self.links { 0 } else { meta.len() });
         match found {
             Ok(found) if found == expected => Ok(()),
             Ok(found) => {
@@ -405,6 +418,18 @@ const _: () = {
     is_send::<RedoLog>();
     is_send::<RedoBatch>();
 };
+
+/// Whether the tree is to have a log; and everything of it on the medium.
+pub(crate) fn prepare(tree: &mut Tree, half_len: u64) -> Result<(), RedoError> {
+    if tree.role() != TreeRole::Server || tree.run.life_start.is_none() {
+        return Err(RedoError::NoLife);
+    }
+    if tree.has_staged() {
+        return Err(RedoError::Staged);
+    }
+    check_half_len(tree, half_len)?;
+    tree.sync().map_err(RedoError::Sync)
+}
 
 /// A page and two halves: which the largest leaf must fit into.
 fn check_half_len(tree: &Tree, found: u64) -> Result<(), RedoError> {
@@ -440,7 +465,7 @@ pub(crate) fn header_page(stamp: &Stamp, half_len: u64) -> [u8; PAGE_SIZE] {
 }
 
 fn write_zeros(file: &File, from: u64, end: u64) -> io::Result<()> {
-    let zeros = vec![0; ZEROS_LEN];
+    let zeros = vec![0; ZEROS_LEN.min((end - from) as usize)];
     let mut at = from;
     while at < end {
         let len = (end - at).min(ZEROS_LEN as u64);

@@ -103,7 +103,9 @@ impl fmt::Display for RedoFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RedoFault::Io { what, source } => write!(f, "cannot {what}: {source}"),
-            RedoFault::NotALog => write!(f, "not a redo log: it does not begin as one"),
+            RedoFault::NotALog => {
+                write!(f, "not a redo log, but in the place of one: move it away")
+            }
             RedoFault::Version { found, known } => {
                 write!(f, "redo log of format version {found}, expected {known}")
             }
@@ -154,15 +156,10 @@ impl RedoFault {
         move |source| RedoFault::Io { what, source }
     }
 
-    /// Whether the log is damaged: an operator may let it go, as damaged leaves.
+    /// Whether the log is damaged: an operator may let it go, as damaged leaves. What
+    /// does not begin as a log may be anything, and is never removed.
     pub(crate) fn is_damage(&self) -> bool {
-        matches!(
-            self,
-            RedoFault::NotALog
-                | RedoFault::Header { .. }
-                | RedoFault::Length { .. }
-                | RedoFault::Leaf { .. }
-        )
+        matches!(self, RedoFault::Header { .. } | RedoFault::Length { .. } | RedoFault::Leaf { .. })
     }
 }
 
@@ -430,6 +427,15 @@ pub(crate) fn open_beside(tree: &Path) -> Result<Option<File>, RedoFault> {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(RedoFault::io("open the redo log")(error)),
+    }
+}
+
+/// Whether what is in the place of a tree's log may be replaced by one: nothing, or a
+/// log.
+pub(crate) fn is_replaceable(tree: &Path) -> Result<bool, RedoFault> {
+    match open_beside(tree)? {
+        None => Ok(true),
+        Some(file) => Ok(!matches!(Log::open(&file), Err(RedoFault::NotALog))),
     }
 }
 

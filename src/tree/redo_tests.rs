@@ -195,6 +195,18 @@ fn a_log_that_cannot_be_removed_is_told_and_harms_nothing() {
     }
 }
 
+/// A later life makes the log stale: what it holds must be on the medium before.
+#[test]
+fn a_life_begins_when_what_its_log_holds_is_written_back() {
+    let folder = folder();
+    let mut server = Server::start(create(&folder.path().join("tree"))).unwrap();
+    server.run(2).unwrap();
+    let life = server.tree.life();
+    injected::fail(Call::WriteBack, 0, libc::EIO);
+    assert!(server.tree.begin_life(NOW).is_err());
+    assert_eq!(server.tree.life(), life, "no life is noted when that fails");
+}
+
 /// A file whose log holds two batches that its records lack.
 fn behind_its_log(path: &Path) {
     let mut server = Server::start(create(path)).unwrap();

@@ -387,3 +387,23 @@ fn a_log_that_others_cut_or_remove_takes_nothing_any_more() {
         assert!(tree.close().is_err(), "it is not marked as closed in good order");
     }
 }
+
+/// A tree may be named like another one's log: neither harms the other.
+#[test]
+fn what_is_no_log_is_neither_removed_nor_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tree");
+    let mut tree = create(&path);
+    tree.begin_life(NOW).unwrap();
+    let other = redo_path(&path).unwrap();
+    drop(create(&other));
+    let bytes = fs::read(&other).unwrap();
+    assert!(matches!(RedoLog::create(&mut tree, HALF), Err(RedoError::Taken { .. })));
+    drop(tree);
+    for damaged in [Damaged::Refuse, Damaged::Reset] {
+        let options = OpenOptions { role: TreeRole::Server, damaged, unix_s: NOW };
+        let error = Tree::open(&path, options).map(|_| ()).unwrap_err();
+        assert!(error.to_string().ends_with("move it away"), "{error}");
+    }
+    assert!(fs::read(&other).unwrap() == bytes);
+}
