@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests in which threads meet under ThreadSanitizer: the loops of server,
-# mirror, relay and device with what stops, reloads and watches them, and the handler
-# of lost pages beside readers. First it runs a race that was planted: a sanitizer
+# mirror, relay and device with what stops, reloads and watches them, the handler of
+# lost pages beside readers, readers of a tree beside its writer and growth. First it runs a race that was planted: a sanitizer
 # that sees nothing would pass everything.
 #
 # Stable Rust with its unstable options let in. The standard library is not
@@ -34,6 +34,10 @@ if [ "$status" != 66 ]; then
 fi
 
 # The test that is left out has its process end by SIGBUS, which the sanitizer takes.
-cargo test --locked --no-default-features --features runtime --target "$host" \
-    --target-dir target/tsan --lib -- --test-threads 1 \
-    runtime:: tree::sigbus:: --skip a_mapping_of_others
+run() {
+    cargo test --locked --no-default-features --features runtime --target "$host" \
+        --target-dir target/tsan "$@"
+}
+run --lib -- --test-threads 1 runtime:: tree::sigbus:: --skip a_mapping_of_others
+MAPLEAF_READS=${MAPLEAF_READS:-20000} run --test tree_engine -- --test-threads 1 \
+    reads::threads other_threads

@@ -5,6 +5,7 @@ mod death;
 mod full;
 mod hostile;
 mod model;
+mod power;
 mod reads;
 
 use std::fs;
