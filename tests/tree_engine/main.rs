@@ -7,6 +7,7 @@ mod hostile;
 mod model;
 mod power;
 mod power_threads;
+mod reads;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
