@@ -36,6 +36,8 @@ pub(crate) struct Outbox {
     pub(crate) bytes: Vec<u8>,
     pub(crate) packets: Vec<Packet>,
     pub(crate) leaves: Vec<DataLocId>,
+    /// Leaves that differ, while a REQUEST's checksums are compared.
+    pub(crate) differing: Vec<u32>,
 }
 
 impl Outbox {

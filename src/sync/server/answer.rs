@@ -149,11 +149,11 @@ impl Server {
                 return;
             }
         };
-        let Some(refusals) = self.apply_report(sequence, is_new, leaves, tree) else {
+        if self.apply_report(sequence, is_new, leaves, tree).is_none() {
             // Not written, so not acknowledged: the device sends it again.
             self.counters.reports_failed += 1;
             return;
-        };
+        }
         if is_new {
             self.counters.reports += 1;
             if let Some(session) = self.sessions.get_mut(&from) {
@@ -162,17 +162,19 @@ impl Server {
         } else {
             self.counters.reports_repeated += 1;
         }
-        self.acknowledge(from, id, sequence, &refusals);
+        self.acknowledge(from, id, sequence);
     }
 
+    /// Applies a REPORT and leaves what was refused in `refusals`. Nothing if a leaf
+    /// could not be written.
     fn apply_report(
         &mut self,
         sequence: u64,
         is_new: bool,
         leaves: LeafIter<'_>,
         tree: &mut impl ServedLeaves,
-    ) -> Option<Vec<AckRefusal>> {
-        let mut refusals = Vec::new();
+    ) -> Option<()> {
+        self.refusals.clear();
         for leaf in leaves.flatten() {
             let id = leaf.data_loc_id();
             // A repeated REPORT gets the same refusals as the first one: they
@@ -184,7 +186,7 @@ impl Server {
             };
             match outcome {
                 Err(WriteRefusal::Trouble) => return None,
-                Err(refusal) => refusals.push(ack_refusal(sequence, id, refusal)),
+                Err(refusal) => self.refusals.push(ack_refusal(sequence, id, refusal)),
                 Ok(()) if is_new => {
                     self.counters.leaves_reported += 1;
                     self.writes_in_period += 1;
@@ -193,27 +195,22 @@ impl Server {
             }
         }
         if is_new {
-            self.counters.leaves_refused += refusals.len() as u64;
+            self.counters.leaves_refused += self.refusals.len() as u64;
         }
-        Some(refusals)
+        Some(())
     }
 
-    fn acknowledge(
-        &mut self,
-        to: SocketAddr,
-        session_id: u64,
-        sequence: u64,
-        refusals: &[AckRefusal],
-    ) {
+    /// Acknowledges a REPORT, with what `refusals` holds of it.
+    fn acknowledge(&mut self, to: SocketAddr, session_id: u64, sequence: u64) {
         // A refusal takes no more bytes than the leaf that it answers, so an ACK
         // is never larger than its REPORT.
         let header = Header {
             event_num: U64::new(sequence),
             watermark: U64::new(sequence),
-            count: U16::new(u16::try_from(refusals.len()).unwrap_or(u16::MAX)),
+            count: U16::new(u16::try_from(self.refusals.len()).unwrap_or(u16::MAX)),
             ..self.header(DatagramType::Ack, session_id)
         };
-        let tail = refusals.as_bytes();
+        let tail = self.refusals.as_bytes();
         self.outbox.datagram(Destination::One(to), &header, &(), tail, 0);
     }
 }
@@ -311,14 +308,13 @@ impl<'a> ResponsePlan<'a> {
         let ours = tree.checksums().get(range.start as usize..range.end as usize);
         let ours = ours.unwrap_or_default();
         debug_assert_eq!(ours.len(), theirs.len());
-        let mut differing = Vec::new();
+        let mut differing = core::mem::take(&mut self.outbox.differing);
+        differing.clear();
         kernel::differing_le(ours, theirs.as_bytes(), range.start, &mut differing);
-        for leaf in differing {
-            if matches!(self.add(DataLocId(leaf), tree), Room::Gone) {
-                return Room::Gone;
-            }
-        }
-        Room::Left
+        let mut leaves = differing.iter().map(|leaf| DataLocId(*leaf));
+        let is_gone = leaves.any(|leaf| matches!(self.add(leaf, tree), Room::Gone));
+        self.outbox.differing = differing;
+        if is_gone { Room::Gone } else { Room::Left }
     }
 
     fn changed_since(

@@ -33,6 +33,7 @@ use crate::sync::transmit::Recipients;
 use crate::sync::transmit::Transmit;
 use crate::sync::view::View;
 use crate::wire;
+use crate::wire::AckRefusal;
 use crate::wire::ByeReason;
 use crate::wire::Datagram;
 use crate::wire::DatagramType;
@@ -95,6 +96,8 @@ pub struct Server {
     end: PeriodEnd,
     next_sweep: Time,
     changed: Vec<DataLocId>,
+    /// What was refused of the REPORT that is being answered.
+    refusals: Vec<AckRefusal>,
     writes_in_period: u64,
     outbox: Outbox,
     events: VecDeque<ServerEvent>,
@@ -154,6 +157,7 @@ impl Server {
             end,
             next_sweep: now.after(SWEEP_INTERVAL),
             changed,
+            refusals: Vec::new(),
             writes_in_period: 0,
             outbox: Outbox::default(),
             events: VecDeque::new(),
