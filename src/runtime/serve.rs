@@ -217,7 +217,8 @@ impl Serving {
         }
         let outcome = self.turns(&mut poller, source, &mut control, &mut journal);
         self.side.leave(&self.tree);
-        let counters = self.counters();
+        let mut counters = Counters::default();
+        self.count(&mut counters);
         journal.end(&counters);
         let closed = self.tree.into_tree().close();
         outcome?;
@@ -241,7 +242,7 @@ impl Serving {
             waited.map_err(LoopError::system("wait for datagrams"))?;
             self.side.turn(poller, source, turn, end_of_period, &mut self.tree);
             lookout.look(self.clock.now(), self.tree.tree())?;
-            journal.keep(self.clock.now(), || self.counters());
+            journal.keep(self.clock.now(), |counters| self.count(counters));
         }
         Ok(())
     }
@@ -275,12 +276,10 @@ impl Serving {
         Ok(())
     }
 
-    fn counters(&self) -> Counters {
-        let mut counters = Counters::default();
-        self.side.count(&mut counters);
+    fn count(&self, counters: &mut Counters) {
+        self.side.count(counters);
         let help = "Leaves of the tree.";
         counters.add_level("tree", "leaves", help, u64::from(self.tree.leaf_count()));
-        counters
     }
 }
 
