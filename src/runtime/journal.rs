@@ -26,8 +26,8 @@ pub(super) struct Journal {
     next_publish: Time,
     next_log: Time,
     logged: Counters,
-    /// What is published next.
-    spare: Arc<Counters>,
+    /// What is published next; there is none while it is filled.
+    spare: Option<Arc<Counters>>,
     risen: Counters,
 }
 
@@ -37,9 +37,9 @@ impl Journal {
             board: control.board(),
             next_publish: now,
             next_log: now.after(LOG_INTERVAL),
-            logged: Counters::default(),
-            spare: Arc::default(),
-            risen: Counters::default(),
+            logged: Counters::with_room(),
+            spare: None,
+            risen: Counters::with_room(),
         }
     }
 
@@ -55,7 +55,7 @@ impl Journal {
             return;
         }
         self.next_publish = now.after(PUBLISH_INTERVAL);
-        let mut next = std::mem::take(&mut self.spare);
+        let mut next = self.spare.take().unwrap_or_else(|| Arc::new(Counters::with_room()));
         // Somebody may still look at it; then it is theirs.
         let counters = Arc::make_mut(&mut next);
         counters.clear();
@@ -64,7 +64,7 @@ impl Journal {
             self.next_log = now.after(LOG_INTERVAL);
             self.log(&next);
         }
-        self.spare = self.board.publish(next);
+        self.spare = Some(self.board.publish(next));
     }
 
     /// Publishes and logs what a loop counted from its begin to its end.

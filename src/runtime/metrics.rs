@@ -39,7 +39,15 @@ pub enum Kind {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(Vec<Counter>);
 
+/// Counters that a loop has at most: a relay, with two sockets, has some 100.
+const COUNTERS_ROOM: usize = 128;
+
 impl Counters {
+    /// Nothing, with room for all that a loop counts.
+    pub(super) fn with_room() -> Counters {
+        Counters(Vec::with_capacity(COUNTERS_ROOM))
+    }
+
     /// The counters in their order.
     pub fn iter(&self) -> impl Iterator<Item = &Counter> {
         self.0.iter()

@@ -11,6 +11,7 @@ use tracing::info;
 use crate::layout::DataLocId;
 use crate::layout::Life;
 use crate::layout::Revision;
+use crate::layout::limits::CHANGES_ROOM;
 use crate::runtime::adapter::Following;
 use crate::runtime::adapter::Noting;
 use crate::runtime::adapter::TreeLeaves;
@@ -156,6 +157,9 @@ impl<'o> Core<'o> {
         let Some(leaves) = self.keeper.leaves_mut() else { return };
         leaves.set_upstream_life_start(joined.life_start);
         self.client.attach(now, held, leaves);
+        if self.changes == Changes::Wanted {
+            self.taken.reserve(leaves.leaf_count().min(CHANGES_ROOM) as usize);
+        }
         self.attached = Some(joined);
         self.observer.attached(leaves.tree());
     }

@@ -11,6 +11,7 @@ use crate::layout::Digest;
 use crate::layout::LeafHead;
 use crate::layout::Revision;
 use crate::layout::limits::CAPACITY_MAX;
+use crate::layout::limits::CHANGES_ROOM;
 use crate::tree::extent::Record;
 
 const _: () = assert!(CAPACITY_MAX <= u16::MAX as usize, "a DataSize fits the column");
@@ -39,7 +40,7 @@ impl Index {
             changed: ChangedSet::new(leaf_count),
             of_parents: vec![Digest(0); parent_count as usize],
             digest: Digest(0),
-            taken: Vec::new(),
+            taken: Vec::with_capacity(leaf_count.min(CHANGES_ROOM) as usize),
         }
     }
 

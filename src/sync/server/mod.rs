@@ -16,6 +16,8 @@ use zerocopy::little_endian::U64;
 
 use crate::layout::DataLocId;
 use crate::layout::Revision;
+use crate::layout::limits::CHANGES_ROOM;
+use crate::layout::limits::DATAGRAM_SIZE_MAX;
 use crate::sync::budget::TokenBucket;
 use crate::sync::cookie::CookieJar;
 use crate::sync::counters::ServerCounters;
@@ -128,6 +130,9 @@ impl Identity {
     }
 }
 
+/// Leaves of a REPORT of the largest datagram, which may all be refused.
+const REFUSALS_MAX: usize = DATAGRAM_SIZE_MAX / size_of::<AckRefusal>();
+
 /// Events for the driver are few; a driver that does not ask loses the oldest.
 const EVENTS_MAX: usize = 1024;
 
@@ -144,7 +149,8 @@ impl Server {
         tree: &mut impl ServedLeaves,
     ) -> Server {
         let cookies = CookieJar::new(config.mac, &mut *random, now);
-        let mut changed = Vec::new();
+        let room = tree.leaf_count().min(CHANGES_ROOM) as usize;
+        let mut changed = Vec::with_capacity(room);
         tree.take_changes(&mut changed);
         Server {
             door_budget: TokenBucket::new(config.door_rate, config.door_rate, now),
@@ -157,10 +163,10 @@ impl Server {
             end,
             next_sweep: now.after(SWEEP_INTERVAL),
             changed,
-            refusals: Vec::new(),
+            refusals: Vec::with_capacity(REFUSALS_MAX),
             writes_in_period: 0,
-            outbox: Outbox::default(),
-            events: VecDeque::new(),
+            outbox: Outbox::with_room(usize::from(config.credit_max), room),
+            events: VecDeque::with_capacity(EVENTS_MAX),
             counters: ServerCounters::default(),
             config,
         }
