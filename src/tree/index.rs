@@ -6,12 +6,12 @@
 
 use crate::kernel::ChangedSet;
 use crate::kernel::RevisionColumn;
+use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
 use crate::layout::Digest;
 use crate::layout::LeafHead;
 use crate::layout::Revision;
 use crate::layout::limits::CAPACITY_MAX;
-use crate::layout::limits::CHANGES_ROOM;
 use crate::tree::extent::Record;
 
 const _: () = assert!(CAPACITY_MAX <= u16::MAX as usize, "a DataSize fits the column");
