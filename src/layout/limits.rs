@@ -22,11 +22,6 @@ pub const LEAF_ALIGN: usize = 8;
 /// Most leaves of a tree. 2^27 leaves of the smallest stride fill 8 GiB.
 pub const LEAVES_MAX: u32 = 1 << 27;
 
-/// Lists of changed leaves have room for this many from the start, if the tree has
-/// so many: 4 MiB each of which only what is used is touched. A period that changes
-/// more takes memory once more.
-pub const CHANGES_ROOM: u32 = 1 << 20;
-
 /// Most parents of a tree. Their table is 64 MiB then.
 pub const PARENTS_MAX: u32 = 1 << 20;
 

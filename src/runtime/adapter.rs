@@ -5,6 +5,7 @@
 //! of changes) is kept here, beside it.
 
 use crate::kernel::ChangedSet;
+use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
 use crate::layout::Digest;
 use crate::layout::LayoutHash;
@@ -14,7 +15,6 @@ use crate::layout::ParentId;
 use crate::layout::Revision;
 use crate::layout::TreeId;
 use crate::layout::TreeRole;
-use crate::layout::limits::CHANGES_ROOM;
 use crate::sync::Leaves;
 use crate::sync::ReplicaLeaves;
 use crate::sync::ServedLeaves;

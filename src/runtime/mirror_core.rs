@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 
 use tracing::info;
 
+use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
 use crate::layout::Life;
 use crate::layout::Revision;
-use crate::layout::limits::CHANGES_ROOM;
 use crate::runtime::adapter::Following;
 use crate::runtime::adapter::Noting;
 use crate::runtime::adapter::TreeLeaves;

@@ -7,7 +7,7 @@ use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
-use crate::layout::limits::CHANGES_ROOM;
+use crate::layout::CHANGES_ROOM;
 use crate::sync::budget::TokenBucket;
 use crate::sync::cookie::Cookie;
 use crate::sync::handled::Handled;

@@ -14,9 +14,9 @@ use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
+use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
 use crate::layout::Revision;
-use crate::layout::limits::CHANGES_ROOM;
 use crate::layout::limits::DATAGRAM_SIZE_MAX;
 use crate::sync::budget::TokenBucket;
 use crate::sync::cookie::CookieJar;
