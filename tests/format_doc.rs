@@ -132,6 +132,8 @@ fn every_limit_is_the_documented_one() {
         ("SCHEMA_LEN_MAX", limits::SCHEMA_LEN_MAX),
         ("PARENT_NAME_LEN_MAX", limits::PARENT_NAME_LEN_MAX),
         ("LEAF_NAME_LEN_MAX", limits::LEAF_NAME_LEN_MAX),
+        ("FIELDS_MAX", limits::FIELDS_MAX),
+        ("TREE_FIELDS_MAX", limits::TREE_FIELDS_MAX),
         ("CAPACITY_MAX", limits::CAPACITY_MAX),
         ("PAGE_SIZE", limits::PAGE_SIZE),
         ("STRIDE_ALIGN", limits::STRIDE_ALIGN),

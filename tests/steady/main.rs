@@ -8,7 +8,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code)]
+#[path = "../corpus/bodies/mod.rs"]
+mod bodies;
+
 mod allocator;
 mod copies;
 mod loops;
+mod memory;
 mod world;

@@ -15,7 +15,7 @@ mod mem_tree;
 mod peer;
 mod server;
 #[cfg(feature = "tree")]
-mod tree;
+pub(crate) mod tree;
 
 use mapleaf::wire::DatagramType;
 
