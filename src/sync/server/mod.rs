@@ -1,6 +1,7 @@
 //! The server's side of the protocol.
 
 mod answer;
+mod commit;
 mod config;
 mod door;
 mod period;
@@ -17,7 +18,6 @@ use zerocopy::little_endian::U64;
 use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
 use crate::layout::Revision;
-use crate::layout::limits::DATAGRAM_SIZE_MAX;
 use crate::sync::budget::TokenBucket;
 use crate::sync::cookie::CookieJar;
 use crate::sync::counters::ServerCounters;
@@ -28,6 +28,7 @@ use crate::sync::outbox::Destination;
 use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
 use crate::sync::server::answer::Asked;
+use crate::sync::server::commit::HeldAcks;
 use crate::sync::session::Session;
 use crate::sync::time::RandomSource;
 use crate::sync::time::Time;
@@ -35,7 +36,6 @@ use crate::sync::transmit::Recipients;
 use crate::sync::transmit::Transmit;
 use crate::sync::view::View;
 use crate::wire;
-use crate::wire::AckRefusal;
 use crate::wire::ByeReason;
 use crate::wire::Datagram;
 use crate::wire::DatagramType;
@@ -44,6 +44,7 @@ use crate::wire::Flags;
 use crate::wire::Header;
 use crate::wire::PROTOCOL_VERSION;
 
+pub(crate) use commit::Reported;
 pub use config::PeriodEnd;
 pub use config::Reports;
 pub use config::ServerConfig;
@@ -98,9 +99,8 @@ pub struct Server {
     end: PeriodEnd,
     next_sweep: Time,
     changed: Vec<DataLocId>,
-    /// What was refused of the REPORT that is being answered.
-    refusals: Vec<AckRefusal>,
     writes_in_period: u64,
+    held: HeldAcks,
     outbox: Outbox,
     events: VecDeque<ServerEvent>,
     counters: ServerCounters,
@@ -129,9 +129,6 @@ impl Identity {
             && self.layout_hash == header.layout_hash
     }
 }
-
-/// Leaves of a REPORT of the largest datagram, which may all be refused.
-const REFUSALS_MAX: usize = DATAGRAM_SIZE_MAX / size_of::<AckRefusal>();
 
 /// Events for the driver are few; a driver that does not ask loses the oldest.
 const EVENTS_MAX: usize = 1024;
@@ -163,8 +160,8 @@ impl Server {
             end,
             next_sweep: now.after(SWEEP_INTERVAL),
             changed,
-            refusals: Vec::with_capacity(REFUSALS_MAX),
             writes_in_period: 0,
+            held: HeldAcks::default(),
             outbox: Outbox::with_room(usize::from(config.credit_max), room),
             events: VecDeque::with_capacity(EVENTS_MAX),
             counters: ServerCounters::default(),
