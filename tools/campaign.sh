@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Runs the long campaigns and appends what they came to, with date, seed and command,
-# to a report. They are the tests that `cargo test --test campaign` runs with small
-# numbers.
+# to a report. They are the tests that `cargo test` runs with small numbers.
 #
 # Usage: tools/campaign.sh [REPORT]     (default: target/campaigns.md)
 #   MAPLEAF_SEED     seed of all draws [default: one from the clock, printed]
 #   MAPLEAF_KILLS    kill -9 of servers and mirrors [100000]
 #   MAPLEAF_CUTS     files cut while in use [1000]
 #   MAPLEAF_SECONDS  second servers [1000]
+#   MAPLEAF_RUNS     altered inputs of each datagram type, of dearer targets a part of
+#                    it (tests/corpus/mutants.rs) [1000000000]
+#   MAPLEAF_STEADY   reports of each device while allocations are counted [1000000]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,6 +18,8 @@ export MAPLEAF_SEED=${MAPLEAF_SEED:-$(date +%s)}
 export MAPLEAF_KILLS=${MAPLEAF_KILLS:-100000}
 export MAPLEAF_CUTS=${MAPLEAF_CUTS:-1000}
 export MAPLEAF_SECONDS=${MAPLEAF_SECONDS:-1000}
+export MAPLEAF_RUNS=${MAPLEAF_RUNS:-1000000000}
+export MAPLEAF_STEADY=${MAPLEAF_STEADY:-1000000}
 mkdir -p "$(dirname "$report")"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -23,11 +27,11 @@ trap 'rm -f "$log"' EXIT
 failed=0
 # Runs the tests of a filter, with a variable that says how many, and notes the figures.
 campaign() {
-    local filter=$1 numbers=$2
-    local command="MAPLEAF_SEED=$MAPLEAF_SEED $numbers cargo test --release --test campaign $filter -- --nocapture"
+    local filter=$1 numbers=$2 test=${3:-campaign} profile=${4:-release}
+    local command="MAPLEAF_SEED=$MAPLEAF_SEED $numbers cargo test --profile $profile --test $test $filter -- --nocapture"
     echo "== $command"
     local begun=$SECONDS outcome=held
-    if ! cargo test --locked --release --test campaign "$filter" -- --nocapture >"$log" 2>&1; then
+    if ! cargo test --locked --profile "$profile" --test "$test" "$filter" -- --nocapture >"$log" 2>&1; then
         outcome='FAILED'
         failed=1
         tail -n 60 "$log" >&2
@@ -44,4 +48,6 @@ campaign cuts:: "MAPLEAF_CUTS=$MAPLEAF_CUTS"
 campaign full:: ''
 campaign kills::a_second "MAPLEAF_SECONDS=$MAPLEAF_SECONDS"
 campaign kills::kill_9 "MAPLEAF_KILLS=$MAPLEAF_KILLS"
+campaign mutants_keep "MAPLEAF_RUNS=$MAPLEAF_RUNS" corpus checked
+campaign loops:: "MAPLEAF_STEADY=$MAPLEAF_STEADY" steady
 exit "$failed"
