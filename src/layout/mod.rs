@@ -9,6 +9,7 @@ mod id;
 pub mod limits;
 mod parent;
 mod record;
+mod redo;
 
 pub use header::Header;
 pub use header::STATE_SLOT_OFFSETS;
@@ -28,6 +29,8 @@ pub use record::LeafHead;
 pub use record::RecordHead;
 pub use record::leaf_wire_len;
 pub use record::stride_for;
+pub use redo::RedoBatchHead;
+pub use redo::RedoHeader;
 
 /// Lists of changed leaves have room for this many from the start, if the tree has
 /// so many: 4 MiB each of which only what is used is touched. A period that changes

@@ -9,13 +9,20 @@
 //! travelled last.
 //!
 //! The trees are files, of the code that the product runs: a kill is a drop, and a
-//! restart opens the file again. Power loss is not simulated here.
+//! restart opens the file again. Power loss is a matter of its own: [`draw_images`]
+//! draws what a disk may hold then.
 
 #[cfg(test)]
 mod canaries;
 mod checks;
 mod faults;
 mod follow;
+mod images;
+mod images_check;
+mod images_disk;
+mod images_history;
+mod images_slots;
+mod images_watch;
 mod leaves;
 mod network;
 mod node;
@@ -31,6 +38,12 @@ mod world;
 
 pub use checks::Broken;
 pub use checks::Counted;
+pub use images::BadImage;
+pub use images::IMAGES_OF_HISTORY;
+pub use images::ImageBug;
+pub use images::ImageOptions;
+pub use images::ImageReport;
+pub use images::draw_images;
 pub use options::Faults;
 pub use options::Fixed;
 pub use options::Options;
