@@ -156,13 +156,15 @@ fn every_struct_lies_as_documented() {
 
 #[test]
 fn every_limit_is_the_documented_one() {
-    let known: [(&str, usize); 10] = [
+    let known: [(&str, usize); 12] = [
         ("LEAVES_MAX", limits::LEAVES_MAX as usize),
         ("PARENTS_MAX", limits::PARENTS_MAX as usize),
         ("DEPTH_MAX", limits::DEPTH_MAX),
         ("SCHEMA_LEN_MAX", limits::SCHEMA_LEN_MAX),
         ("PARENT_NAME_LEN_MAX", limits::PARENT_NAME_LEN_MAX),
         ("LEAF_NAME_LEN_MAX", limits::LEAF_NAME_LEN_MAX),
+        ("FIELDS_MAX", limits::FIELDS_MAX),
+        ("TREE_FIELDS_MAX", limits::TREE_FIELDS_MAX),
         ("CAPACITY_MAX", limits::CAPACITY_MAX),
         ("PAGE_SIZE", limits::PAGE_SIZE),
         ("STRIDE_ALIGN", limits::STRIDE_ALIGN),

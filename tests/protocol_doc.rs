@@ -292,6 +292,8 @@ fn limits_are_as_the_page_says() {
         limits::PARENTS_MAX,
         limits::DEPTH_MAX,
         limits::SCHEMA_LEN_MAX,
+        limits::FIELDS_MAX,
+        limits::TREE_FIELDS_MAX,
         limits::PARENT_NAME_LEN_MAX,
         limits::LEAF_NAME_LEN_MAX,
         limits::DATAGRAM_SIZE_MAX,

@@ -75,6 +75,8 @@ fn every_limit_is_the_documented_one() {
         limits::PARENT_NAME_LEN_MAX,
         limits::LEAF_NAME_LEN_MAX,
         limits::CAPACITY_MAX,
+        limits::FIELDS_MAX,
+        limits::TREE_FIELDS_MAX,
     ];
     assert_eq!(documented, known);
 }

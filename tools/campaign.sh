@@ -8,6 +8,9 @@
 #   MAPLEAF_CUTS     files cut while in use [1000]
 #   MAPLEAF_SECONDS  second servers [1000]
 #   MAPLEAF_READS    reads of a busy tree, by threads and by another process [100000000]
+#   MAPLEAF_RUNS     altered inputs of each datagram type, of dearer targets a part of
+#                    it (tests/corpus/mutants.rs) [1000000000]
+#   MAPLEAF_STEADY   reports of each device while allocations are counted [1000000]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,6 +20,8 @@ export MAPLEAF_KILLS=${MAPLEAF_KILLS:-100000}
 export MAPLEAF_CUTS=${MAPLEAF_CUTS:-1000}
 export MAPLEAF_SECONDS=${MAPLEAF_SECONDS:-1000}
 export MAPLEAF_READS=${MAPLEAF_READS:-100000000}
+export MAPLEAF_RUNS=${MAPLEAF_RUNS:-1000000000}
+export MAPLEAF_STEADY=${MAPLEAF_STEADY:-1000000}
 mkdir -p "$(dirname "$report")"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -24,11 +29,11 @@ trap 'rm -f "$log"' EXIT
 failed=0
 # Runs the tests of a filter, with a variable that says how many, and notes the figures.
 campaign() {
-    local filter=$1 numbers=$2 tests=${3:-campaign}
-    local command="MAPLEAF_SEED=$MAPLEAF_SEED $numbers cargo test --release --test $tests $filter -- --nocapture"
+    local filter=$1 numbers=$2 test=${3:-campaign} profile=${4:-release}
+    local command="MAPLEAF_SEED=$MAPLEAF_SEED $numbers cargo test --profile $profile --test $test $filter -- --nocapture"
     echo "== $command"
     local begun=$SECONDS outcome=held
-    if ! cargo test --locked --release --test "$tests" "$filter" -- --nocapture >"$log" 2>&1; then
+    if ! cargo test --locked --profile "$profile" --test "$test" "$filter" -- --nocapture >"$log" 2>&1; then
         outcome='FAILED'
         failed=1
         tail -n 60 "$log" >&2
@@ -46,4 +51,6 @@ campaign full:: ''
 campaign kills::a_second "MAPLEAF_SECONDS=$MAPLEAF_SECONDS"
 campaign reads:: "MAPLEAF_READS=$MAPLEAF_READS" tree_engine
 campaign kills::kill_9 "MAPLEAF_KILLS=$MAPLEAF_KILLS"
+campaign mutants_keep "MAPLEAF_RUNS=$MAPLEAF_RUNS" corpus checked
+campaign loops:: "MAPLEAF_STEADY=$MAPLEAF_STEADY" steady
 exit "$failed"

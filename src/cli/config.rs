@@ -42,22 +42,48 @@ pub(crate) fn apply(command: Command, path: &Path) -> anyhow::Result<Command> {
     from_text(command, &text).with_context(|| path.display().to_string())
 }
 
-fn from_text(mut command: Command, text: &str) -> anyhow::Result<Command> {
+fn from_text(command: Command, text: &str) -> anyhow::Result<Command> {
+    let settings = read(&command, text)?;
+    let set = |command, setting: Setting| {
+        with_default(command, &setting.command, &setting.key, setting.values)
+    };
+    Ok(settings.into_iter().fold(command, set))
+}
+
+/// One line of a settings file, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    /// The command's name.
+    pub(crate) command: String,
+    /// Its option.
+    pub(crate) key: String,
+    /// What the option reads, as text.
+    pub(crate) values: Vec<String>,
+}
+
+/// What a settings file says to a command.
+///
+/// # Errors
+///
+/// No TOML, a table that is no command, a key that is no option of its command, or a
+/// value that its option does not take.
+pub(crate) fn read(command: &Command, text: &str) -> anyhow::Result<Vec<Setting>> {
     let file: Table = text.parse().map_err(|error| anyhow!(one_line(&error, text)))?;
+    let mut settings = Vec::new();
     for (name, value) in &file {
         let Value::Table(table) = value else {
             bail!("{name:?}: wanted a table such as [serve], found {}", value.type_str());
         };
         for (key, value) in table {
             let values =
-                set(&command, name, key, value).with_context(|| format!("[{name}] {key}"))?;
-            command = with_default(command, name, key, values);
+                set(command, name, key, value).with_context(|| format!("[{name}] {key}"))?;
+            settings.push(Setting { command: name.clone(), key: key.clone(), values });
         }
         if command.find_subcommand(name).is_none() {
-            bail!("[{name}]: no such command; wanted one of {}", commands(&command));
+            bail!("[{name}]: no such command; wanted one of {}", commands(command));
         }
     }
-    Ok(command)
+    Ok(settings)
 }
 
 fn one_line(error: &toml::de::Error, text: &str) -> String {

@@ -19,7 +19,7 @@ use mapleaf::tree::Layout;
 use mapleaf::tree::Value;
 use mapleaf::tree::encode_fields;
 
-use crate::cli::parse::hex;
+use super::parse::hex;
 
 /// Longest line: the largest Data as JSON text, each byte an escape of six
 /// characters, and a path.

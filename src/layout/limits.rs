@@ -24,14 +24,24 @@ pub const LEAF_ALIGN: usize = 8;
 /// Most leaves of a tree. 2^27 leaves of the smallest stride fill 8 GiB.
 pub const LEAVES_MAX: u32 = 1 << 27;
 
-/// Most parents of a tree. Their table is 64 MiB then.
-pub const PARENTS_MAX: u32 = 1 << 20;
+/// Most parents of a tree. Their table is 8 MiB then, and what is known of them some
+/// 55 MiB: a parent takes 440 bytes of memory and, with one leaf, 170 of the file. More
+/// of them and a file could take more than twice its length and 16 MiB.
+pub const PARENTS_MAX: u32 = 1 << 17;
 
 /// Deepest nesting of parents. Paths stay readable, and walks are bounded.
 pub const DEPTH_MAX: usize = 16;
 
 /// Longest schema text. It travels in LAYOUT datagrams and is held in memory.
 pub const SCHEMA_LEN_MAX: usize = 16 << 20;
+
+/// Most fields of a parent. With 16 bytes each they fill the largest Data. What is
+/// known of a field takes three times the bytes of its text.
+pub const FIELDS_MAX: usize = 4_096;
+
+/// Most fields of all parents of a tree: some 9 MiB of memory, so that a schema of any
+/// length takes no more than its file, as long again, and a little.
+pub const TREE_FIELDS_MAX: usize = 1 << 17;
 
 /// Longest name of a parent, in bytes of UTF-8.
 pub const PARENT_NAME_LEN_MAX: usize = 32;

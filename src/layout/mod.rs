@@ -31,3 +31,8 @@ pub use record::leaf_wire_len;
 pub use record::stride_for;
 pub use redo::RedoBatchHead;
 pub use redo::RedoHeader;
+
+/// Lists of changed leaves have room for this many from the start, if the tree has
+/// so many: 4 MiB each of which only what is used is touched. A period that changes
+/// more takes memory once more.
+pub const CHANGES_ROOM: u32 = 1 << 20;

@@ -21,6 +21,13 @@ pub(super) use crate::net::sys::SendArrays;
 /// Most messages of one `sendmmsg` (UIO_MAXIOV of the kernel).
 const MESSAGES_MAX: usize = 1_024;
 
+/// Room for one full system call: no send costs an allocation.
+impl Default for SendArrays {
+    fn default() -> SendArrays {
+        SendArrays::new(MESSAGES_MAX)
+    }
+}
+
 /// Sends the messages from where they lie, up to `MESSAGES_MAX` a system call.
 pub(super) fn transmit<'m>(
     socket: &UdpSocket,

@@ -91,7 +91,6 @@ fn part(bytes: &[u8]) -> libc::iovec {
 }
 
 /// What `sendmmsg` reads, kept from call to call so that nothing is allocated.
-#[derive(Default)]
 pub(super) struct SendArrays {
     addresses: Vec<(RawAddress, usize)>,
     parts: Vec<[libc::iovec; 2]>,
@@ -112,6 +111,16 @@ impl fmt::Debug for SendArrays {
 }
 
 impl SendArrays {
+    /// Room for this many messages; of it, what is not needed is not touched.
+    pub(super) fn new(messages: usize) -> SendArrays {
+        SendArrays {
+            addresses: Vec::with_capacity(messages),
+            parts: Vec::with_capacity(messages),
+            controls: Vec::with_capacity(messages),
+            headers: Vec::with_capacity(messages),
+        }
+    }
+
     /// Describes the messages for the kernel. They stay where they are.
     pub(super) fn fill<'m>(
         &mut self,

@@ -4,6 +4,8 @@
 //! start at a relay, whether stored leaves go on to somebody, who else wants to know
 //! of changes) is kept here, beside it.
 
+use crate::kernel::ChangedSet;
+use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
 use crate::layout::Digest;
 use crate::layout::LayoutHash;
@@ -60,7 +62,11 @@ pub(super) struct TreeLeaves {
     /// Start of the life of the server that a replica follows.
     upstream_life_start: Revision,
     noting: Noting,
-    noted: Vec<DataLocId>,
+    /// Leaves that were taken for EVENTs, for the observer: a set, as one that lags
+    /// would make a list of them long.
+    noted: ChangedSet,
+    /// Kept, so that the next taking of `noted` uses it again.
+    told: Vec<u32>,
     coverage: Coverage,
     /// Where writes wait for a commit, if they are to survive power loss.
     staging: Option<Staging>,
@@ -83,15 +89,18 @@ impl TreeLeaves {
 
     /// A replica.
     pub(super) fn replica(tree: Tree, how: Following) -> TreeLeaves {
+        let noted = noted_of(how.noting, tree.leaf_count());
+        let told = noted.leaf_count().min(CHANGES_ROOM) as usize;
         TreeLeaves {
             blob: tree.layout().to_blob(),
-            tree,
             mark: how.mark,
             upstream_life_start: Revision::ZERO,
             noting: how.noting,
-            noted: Vec::new(),
+            noted,
+            told: Vec::with_capacity(told),
             coverage: how.coverage,
             staging: None,
+            tree,
         }
     }
 
@@ -139,6 +148,8 @@ impl TreeLeaves {
     pub(super) fn grow<T>(&mut self, grow: impl FnOnce(&mut Tree) -> T) -> T {
         let outcome = grow(&mut self.tree);
         self.blob = self.tree.layout().to_blob();
+        // Leaves may have moved; an observer looks at all of them after this.
+        self.noted = noted_of(self.noting, self.tree.leaf_count());
         outcome
     }
 
@@ -149,9 +160,9 @@ impl TreeLeaves {
 
     /// Gives the leaves that were taken since the last call, ascending.
     pub(super) fn take_noted(&mut self, into: &mut Vec<DataLocId>) {
-        into.append(&mut self.noted);
-        into.sort_unstable();
-        into.dedup();
+        self.told.clear();
+        self.noted.take(&mut self.told);
+        into.extend(self.told.iter().copied().map(DataLocId));
     }
 }
 
@@ -241,7 +252,7 @@ impl ServedLeaves for TreeLeaves {
         let start = into.len();
         self.tree.take_changes(into);
         if self.noting == Noting::On {
-            self.noted.extend_from_slice(&into[start..]);
+            into[start..].iter().for_each(|leaf| self.noted.mark(leaf.0));
         }
     }
 
@@ -297,6 +308,11 @@ impl ReplicaLeaves for TreeLeaves {
             self.tree.save_progress(life, covered);
         }
     }
+}
+
+/// A set for what is noted; an empty one where nothing is.
+fn noted_of(noting: Noting, leaf_count: u32) -> ChangedSet {
+    ChangedSet::new(if noting == Noting::On { leaf_count } else { 0 })
 }
 
 fn refusal(error: WriteError) -> WriteRefusal {
@@ -369,8 +385,11 @@ mod tests {
 
     #[test]
     fn what_is_taken_is_noted_once_for_the_observer() {
-        let mut from = served();
-        from.noting = Noting::On;
+        let mut tree = tree(TreeRole::Server);
+        tree.begin_life(0).unwrap();
+        let (noting, coverage) = (Noting::On, Coverage::Whole);
+        let how = Following { mark: Mark::Changed, noting, coverage };
+        let mut from = TreeLeaves::replica(tree, how);
         let mut taken = Vec::new();
         for leaf in [5, 2, 5] {
             from.write(DataLocId(leaf), b"x").unwrap();

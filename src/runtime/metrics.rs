@@ -39,7 +39,15 @@ pub enum Kind {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(Vec<Counter>);
 
+/// Counters that a loop has at most: a relay, with two sockets, has some 100.
+const COUNTERS_ROOM: usize = 128;
+
 impl Counters {
+    /// Nothing, with room for all that a loop counts.
+    pub(super) fn with_room() -> Counters {
+        Counters(Vec::with_capacity(COUNTERS_ROOM))
+    }
+
     /// The counters in their order.
     pub fn iter(&self) -> impl Iterator<Item = &Counter> {
         self.0.iter()
@@ -53,13 +61,31 @@ impl Counters {
 
     /// How much each total rose since `earlier`, without those that did not.
     pub fn risen_since(&self, earlier: &Counters) -> Counters {
-        let totals = self.0.iter().filter(|counter| counter.kind == Kind::Total);
+        let mut risen = Counters::default();
+        risen.set_risen(self, earlier);
+        risen
+    }
+
+    /// Becomes how much each total of `now` rose since `earlier`.
+    pub(super) fn set_risen(&mut self, now: &Counters, earlier: &Counters) {
+        let totals = now.0.iter().filter(|counter| counter.kind == Kind::Total);
         let risen = totals.filter_map(|counter| {
             let before = earlier.value(counter.part, counter.name).unwrap_or(0);
             let value = counter.value.saturating_sub(before);
             (value > 0).then_some(Counter { value, ..*counter })
         });
-        Counters(risen.collect())
+        self.0.clear();
+        self.0.extend(risen);
+    }
+
+    /// Becomes a copy of others, in the memory that is there.
+    pub(super) fn copy_from(&mut self, others: &Counters) {
+        self.0.clone_from(&others.0);
+    }
+
+    /// Becomes nothing, and keeps the memory.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
     }
 
     /// Whether there is nothing.
@@ -134,8 +160,9 @@ impl Board {
         self.0.load_full()
     }
 
-    pub(super) fn publish(&self, counters: Counters) {
-        self.0.store(Arc::new(counters));
+    /// Publishes counters and gives those that were published before, to be used again.
+    pub(super) fn publish(&self, counters: Arc<Counters>) -> Arc<Counters> {
+        self.0.swap(counters)
     }
 }
 
@@ -167,8 +194,9 @@ mod tests {
     fn a_board_shows_what_was_published_last() {
         let board = Board::default();
         assert!(board.counters().is_empty());
-        board.publish(sample(1, 1));
-        board.publish(sample(2, 1));
+        board.publish(Arc::new(sample(1, 1)));
+        let before = board.publish(Arc::new(sample(2, 1)));
+        assert_eq!(before.value("server", "sent"), Some(1));
         assert_eq!(board.counters().value("server", "sent"), Some(2));
     }
 }

@@ -301,7 +301,7 @@ impl<'o> Mirror<'o> {
             self.core.save();
         }
         let (core, outlet, relay) = (&self.core, &self.outlet, self.relay.as_ref());
-        self.journal.keep(now, || counters(core, outlet, relay));
+        self.journal.keep(now, |counters| count(core, outlet, relay, counters));
     }
 
     fn ended(&self, control: &Control) -> Result<Option<MirrorEnd>, MirrorError> {
@@ -348,7 +348,8 @@ impl<'o> Mirror<'o> {
         self.core.client.leave();
         // What happens to a session that is over interests nobody.
         let _ = self.core.drain(self.clock.now(), &mut self.outlet);
-        let counters = counters(&self.core, &self.outlet, self.relay.as_ref());
+        let mut counters = Counters::default();
+        count(&self.core, &self.outlet, self.relay.as_ref(), &mut counters);
         self.journal.end(&counters);
         let (tree_id, life) = match self.core.keeper.leaves() {
             Some(leaves) => (Some(leaves.tree_id()), leaves.life()),
@@ -371,8 +372,7 @@ fn following(options: &MirrorOptions, changes: Changes) -> Following {
     }
 }
 
-fn counters(core: &Core<'_>, outlet: &Outlet, relay: Option<&Relay>) -> Counters {
-    let mut counters = Counters::default();
+fn count(core: &Core<'_>, outlet: &Outlet, relay: Option<&Relay>, counters: &mut Counters) {
     counters.add("client", core.client.counters().entries());
     let status = core.status();
     let levels = [
@@ -383,9 +383,8 @@ fn counters(core: &Core<'_>, outlet: &Outlet, relay: Option<&Relay>) -> Counters
     for (name, help, value) in levels {
         counters.add_level("client", name, help, value);
     }
-    outlet.count(PARTS, &mut counters);
+    outlet.count(PARTS, counters);
     if let Some(relay) = relay {
-        relay.count(&mut counters);
+        relay.count(counters);
     }
-    counters
 }

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use tracing::info;
 
+use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
 use crate::layout::Life;
 use crate::layout::Revision;
@@ -156,6 +157,9 @@ impl<'o> Core<'o> {
         let Some(leaves) = self.keeper.leaves_mut() else { return };
         leaves.set_upstream_life_start(joined.life_start);
         self.client.attach(now, held, leaves);
+        if self.changes == Changes::Wanted {
+            self.taken.reserve(leaves.leaf_count().min(CHANGES_ROOM) as usize);
+        }
         self.attached = Some(joined);
         self.observer.attached(leaves.tree());
     }

@@ -13,6 +13,8 @@ use tracing::Level;
 use tracing::trace;
 
 use crate::layout::DataLocId;
+use crate::layout::limits::DATAGRAM_HEADER_LEN;
+use crate::layout::limits::DATAGRAM_SIZE_MAX;
 use crate::net::Destinations;
 use crate::net::MESSAGE_LEN_MAX;
 use crate::net::Segments;
@@ -45,6 +47,15 @@ struct Gathered {
 }
 
 impl Gathered {
+    /// Room for all that may wait: a burst of ACKs costs no allocation. Pages that are
+    /// not needed are not touched.
+    fn with_room() -> Gathered {
+        Gathered {
+            bytes: Vec::with_capacity(GATHERED_MAX + DATAGRAM_SIZE_MAX),
+            runs: Vec::with_capacity(GATHERED_MAX / DATAGRAM_HEADER_LEN + 1),
+        }
+    }
+
     fn push(&mut self, to: Option<SocketAddr>, datagram: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(datagram);
@@ -107,7 +118,7 @@ impl Outlet {
         let ring = EventRing::new(ring_size)?;
         let arena = EventRing::new(ARENA_SIZE)?;
         let memory = Some(Memory { ring, arena });
-        Ok(Outlet { socket, memory, gathered: Gathered::default() })
+        Ok(Outlet { socket, memory, gathered: Gathered::with_room() })
     }
 
     /// Takes one plan: small datagrams wait for [`Outlet::flush`], all others are sent.

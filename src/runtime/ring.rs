@@ -45,6 +45,10 @@ impl<'a> Batch<'a> {
         let per_piece = (len_max / self.segment.max(1)).max(1);
         self.packets.chunks(per_piece).map(move |packets| Batch { packets, ..self })
     }
+
+    fn leaf_count(&self) -> u64 {
+        self.packets.iter().map(|packet| packet.leaves.len() as u64).sum()
+    }
 }
 
 /// What a ring has taken.
@@ -54,6 +58,8 @@ pub(super) struct RingCounters {
     pub(super) datagrams: u64,
     /// Bytes laid out, padding included.
     pub(super) bytes: u64,
+    /// Leaves copied out of their records, one copy each.
+    pub(super) leaves: u64,
     /// Times that the ring began again at its start.
     pub(super) laps: u64,
 }
@@ -64,6 +70,11 @@ impl RingCounters {
         [
             ("datagrams", "Datagrams laid out, once for all who get them.", self.datagrams),
             ("bytes", "Bytes laid out, padding included.", self.bytes),
+            (
+                "leaves",
+                "Leaves copied out of their records, once for all who get them.",
+                self.leaves,
+            ),
             ("laps", "Times that the memory began to be used again.", self.laps),
         ]
         .into_iter()
@@ -104,6 +115,7 @@ impl EventRing {
             self.next += used;
             self.counters.datagrams += piece.packets.len() as u64;
             self.counters.bytes += used as u64;
+            self.counters.leaves += piece.leaf_count();
             send(&self.map[start..start + used]);
         }
     }
@@ -232,6 +244,26 @@ mod tests {
         assert!(pieces > 1 && ring.counters().laps > 0);
         assert_eq!(ring.counters().datagrams, 300);
         assert_eq!(found, (0..12_000).collect::<Vec<_>>());
+    }
+
+    /// Counts how often leaves are copied out.
+    struct Counted(std::cell::Cell<u64>);
+
+    impl LeafSource for Counted {
+        fn copy_wire(&self, leaf: DataLocId, to: &mut [u8]) -> Option<usize> {
+            self.0.set(self.0.get() + 1);
+            Numbered.copy_wire(leaf, to)
+        }
+    }
+
+    #[test]
+    fn every_copy_of_a_leaf_is_counted() {
+        let (source, mut ring) = (Counted(Default::default()), EventRing::new(0).unwrap());
+        for runs in [&[3, 9, 1][..], &[], &[40; 300]] {
+            let (packets, leaves, segment) = plan(runs);
+            ring.lay_out(Batch { packets: &packets, leaves: &leaves, segment }, &source, |_| {});
+        }
+        assert_eq!((ring.counters().leaves, source.0.get()), (12_013, 12_013));
     }
 
     proptest! {

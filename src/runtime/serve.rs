@@ -238,7 +238,8 @@ impl Serving {
         let outcome = self.turns(&mut poller, source, &mut control, &mut journal);
         let outcome = outcome.and_then(|()| self.settle());
         self.side.leave(&self.tree);
-        let counters = self.counters();
+        let mut counters = Counters::default();
+        self.count(&mut counters);
         journal.end(&counters);
         if let Some(commits) = self.commits.take() {
             commits.end(&mut self.tree);
@@ -268,7 +269,7 @@ impl Serving {
                 commits.turn(&mut self.side, &mut self.tree)?;
             }
             lookout.look(self.clock.now(), self.tree.tree())?;
-            journal.keep(self.clock.now(), || self.counters());
+            journal.keep(self.clock.now(), |counters| self.count(counters));
         }
         Ok(())
     }
@@ -321,15 +322,13 @@ impl Serving {
         Ok(())
     }
 
-    fn counters(&self) -> Counters {
-        let mut counters = Counters::default();
-        self.side.count(&mut counters);
+    fn count(&self, counters: &mut Counters) {
+        self.side.count(counters);
         if let Some(commits) = &self.commits {
-            commits.count(&mut counters);
+            commits.count(counters);
         }
         let help = "Leaves of the tree.";
         counters.add_level("tree", "leaves", help, u64::from(self.tree.leaf_count()));
-        counters
     }
 }
 

@@ -40,6 +40,9 @@ use crate::wire::INIT_FILTER_LEN_MAX;
 /// although EVENTs may still come.
 const UNANSWERED_MAX: u32 = 12;
 
+/// Events that one datagram or timeout makes at most, and some more.
+const EVENTS_ROOM: usize = 16;
+
 /// The tree that a client already has a copy of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldTree {
@@ -157,8 +160,8 @@ impl Client {
             layout_blob: Vec::new(),
             follower: None,
             was_in_sync: false,
-            outbox: Outbox::default(),
-            events: VecDeque::new(),
+            outbox: Outbox::with_room(0, 0),
+            events: VecDeque::with_capacity(EVENTS_ROOM),
             counters: ClientCounters::default(),
         };
         let found = client.config.filter.len();

@@ -8,6 +8,7 @@ use zerocopy::Immutable;
 use zerocopy::IntoBytes;
 
 use crate::layout::DataLocId;
+use crate::layout::limits::DATAGRAM_SIZE_MAX;
 use crate::wire;
 use crate::wire::Header;
 use crate::wire::Packet;
@@ -36,9 +37,33 @@ pub(crate) struct Outbox {
     pub(crate) bytes: Vec<u8>,
     pub(crate) packets: Vec<Packet>,
     pub(crate) leaves: Vec<DataLocId>,
+    /// Leaves that differ, while a REQUEST's checksums are compared.
+    pub(crate) differing: Vec<u32>,
 }
 
+/// Checksums that a REQUEST of the largest datagram carries.
+const DIFFERING_MAX: usize = DATAGRAM_SIZE_MAX / size_of::<u32>();
+
+/// Things that are queued at a time: for each view an EVENT or a TICK, and an answer.
+const QUEUE_ROOM: usize = 64;
+
+/// Bytes of small datagrams that are queued at a time: the largest goes alone, REQUESTs
+/// and LAYOUT pieces come in small numbers.
+const BYTES_ROOM: usize = 16 << 10;
+
 impl Outbox {
+    /// An outbox with room for so many datagrams of leaves and so many leaves in them.
+    /// It grows beyond, but a usual load costs no allocation from the start.
+    pub(crate) fn with_room(packets: usize, leaves: usize) -> Outbox {
+        Outbox {
+            queue: VecDeque::with_capacity(QUEUE_ROOM),
+            bytes: Vec::with_capacity(BYTES_ROOM),
+            packets: Vec::with_capacity(packets),
+            leaves: Vec::with_capacity(leaves),
+            differing: Vec::with_capacity(leaves.min(DIFFERING_MAX)),
+        }
+    }
+
     pub(crate) fn push(&mut self, queued: Queued) {
         self.queue.push_back(queued);
     }

@@ -51,16 +51,23 @@ pub(crate) struct Span {
 /// whatever a network does.
 const SPANS_MAX: usize = 1024;
 
+/// Spans that one range adds at most, at its two ends.
+const CUTS_MAX: usize = 2;
+
 /// The leaves that a client wants, cut where what is known of them changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Spans {
     wanted: Vec<Range<u32>>,
     spans: Vec<Span>,
+    /// Where the list is cut anew; its memory is used in turn with that of `spans`.
+    cut: Vec<Span>,
 }
 
 impl Spans {
     pub(crate) fn new(wanted: &[Range<u32>], known: Known) -> Spans {
-        let mut spans = Spans { wanted: wanted.to_vec(), spans: Vec::new() };
+        // The list never grows: a loss costs no allocation, however many there are.
+        let room = || Vec::with_capacity(SPANS_MAX.max(wanted.len()) + CUTS_MAX);
+        let mut spans = Spans { wanted: wanted.to_vec(), spans: room(), cut: room() };
         spans.set_all(known);
         spans
     }
@@ -81,7 +88,8 @@ impl Spans {
 
     /// Adds to what is known of the wanted leaves in a range.
     pub(crate) fn learn(&mut self, range: Range<u32>, known: Known) {
-        let mut cut = Vec::with_capacity(self.spans.len() + 2);
+        let mut cut = core::mem::take(&mut self.cut);
+        cut.clear();
         for span in &self.spans {
             let first = range.start.clamp(span.first, span.end);
             let end = range.end.clamp(first, span.end);
@@ -92,7 +100,7 @@ impl Spans {
             ];
             cut.extend(parts.into_iter().filter(|part| part.first < part.end));
         }
-        self.spans = cut;
+        self.cut = core::mem::replace(&mut self.spans, cut);
         self.merge();
     }
 
@@ -135,18 +143,22 @@ impl Spans {
 
     /// The first part, in or behind `from`, that is not live and lies in none of
     /// the `busy` ranges.
-    pub(crate) fn first_stale(&self, from: u32, busy: &[Range<u32>]) -> Option<Span> {
+    pub(crate) fn first_stale<'a>(
+        &self,
+        from: u32,
+        busy: impl Iterator<Item = &'a Range<u32>> + Clone,
+    ) -> Option<Span> {
         let stale = self.spans.iter().filter(|span| span.known != Known::Live);
         stale.filter(|span| span.end > from).find_map(|span| {
             let mut first = span.first.max(from);
             loop {
-                let inside = busy.iter().find(|range| range.contains(&first));
+                let inside = busy.clone().find(|range| range.contains(&first));
                 match inside {
                     Some(range) => first = range.end,
                     None => break,
                 }
             }
-            let next_busy = busy.iter().map(|range| range.start).filter(|start| *start >= first);
+            let next_busy = busy.clone().map(|range| range.start).filter(|start| *start >= first);
             let end = next_busy.min().unwrap_or(span.end).min(span.end);
             (first < end).then_some(Span { first, end, known: span.known })
         })
@@ -184,11 +196,11 @@ mod tests {
     fn the_first_stale_part_leaves_out_what_is_asked_for() {
         let mut spans = Spans::new(&[0..100, 200..300], since(0));
         spans.learn(0..10, Known::Live);
-        let part = spans.first_stale(0, &[10..20, 50..60]).unwrap();
+        let part = spans.first_stale(0, [10..20, 50..60].iter()).unwrap();
         assert_eq!((part.first, part.end), (20, 50));
-        let part = spans.first_stale(0, std::slice::from_ref(&(10..100))).unwrap();
+        let part = spans.first_stale(0, std::iter::once(&(10..100))).unwrap();
         assert_eq!((part.first, part.end), (200, 300));
-        assert!(spans.first_stale(0, &[10..100, 200..300]).is_none());
+        assert!(spans.first_stale(0, [10..100, 200..300].iter()).is_none());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use zerocopy::little_endian::U32;
 
 use crate::layout::Parent;
 use crate::tree::plan::Layout;
+use crate::tree::schema;
 use crate::tree::schema_error::SchemaError;
 
 impl Layout {
@@ -37,6 +38,12 @@ impl Layout {
             .ok_or_else(|| cut(8 + wanted))?;
         let text = core::str::from_utf8(text)
             .map_err(|error| BlobError::Text { offset: error.valid_up_to() })?;
+        // A parent takes more memory than its text: those without a row come to nothing.
+        let parents = schema::count_parents(text).map_err(BlobError::Schema)?;
+        if parents != u64::from(parent_count) {
+            let parent = u32::try_from(parents).unwrap_or(u32::MAX).min(parent_count);
+            return Err(BlobError::Table { parent });
+        }
         let layout = Layout::from_toml(text).map_err(BlobError::Schema)?;
         layout.check_table(table).map_err(|parent| BlobError::Table { parent })?;
         Ok(layout)
@@ -62,12 +69,27 @@ impl Layout {
     /// The first ParentID whose row differs or is missing.
     pub(super) fn check_table(&self, table: &[u8]) -> Result<(), u32> {
         let own = self.parents.as_bytes();
-        if own == table {
-            return Ok(());
-        }
-        let same = own.iter().zip(table).take_while(|(own, found)| own == found).count();
-        Err((same / size_of::<Parent>()) as u32)
+        if own.len() == table.len() { self.check_rows(0, table) } else { Err(same(own, table)) }
     }
+
+    /// Compares foreign rows of the parents table, from the one at `first` on.
+    ///
+    /// # Errors
+    ///
+    /// The first ParentID whose row differs or is missing.
+    pub(super) fn check_rows(&self, first: usize, rows: &[u8]) -> Result<(), u32> {
+        let own = self.parents.as_bytes().get(first * size_of::<Parent>()..).unwrap_or_default();
+        match own.get(..rows.len()) {
+            Some(own) if own == rows => Ok(()),
+            _ => Err(first as u32 + same(own, rows)),
+        }
+    }
+}
+
+/// Rows that are the same before the first that is not.
+fn same(own: &[u8], found: &[u8]) -> u32 {
+    let same = own.iter().zip(found).take_while(|(own, found)| own == found).count();
+    (same / size_of::<Parent>()) as u32
 }
 
 /// Why the content of LAYOUT datagrams is refused.

@@ -6,6 +6,7 @@
 
 use crate::kernel::ChangedSet;
 use crate::kernel::RevisionColumn;
+use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
 use crate::layout::Digest;
 use crate::layout::LeafHead;
@@ -39,7 +40,7 @@ impl Index {
             changed: ChangedSet::new(leaf_count),
             of_parents: vec![Digest(0); parent_count as usize],
             digest: Digest(0),
-            taken: Vec::new(),
+            taken: Vec::with_capacity(leaf_count.min(CHANGES_ROOM) as usize),
         }
     }
 

@@ -466,9 +466,6 @@ impl TreeFile {
     }
 }
 
-/// Length of a row of the parents table.
-const ROW_LEN: u64 = size_of::<Parent>() as u64;
-
 fn read_layout(file: &File, header: &VerifiedHeader) -> Result<Layout, InspectError> {
     let header = header.header();
     // At most SCHEMA_LEN_MAX and within the file: verified.
@@ -477,15 +474,10 @@ fn read_layout(file: &File, header: &VerifiedHeader) -> Result<Layout, InspectEr
         .map_err(InspectError::io("read the schema"))?;
     let text = String::from_utf8(text)
         .map_err(|error| InspectError::SchemaText { offset: error.utf8_error().valid_up_to() })?;
-    // A parent takes more memory than its text does. First see that the file has
-    // a row for each, so that memory follows the length of the file.
     let parents = schema::count_parents(&text).map_err(InspectError::Schema)?;
     agree("parent_count", parents, header.parent_count)?;
-    let rows = header.file_len.get().saturating_sub(header.schema_len.get()) / ROW_LEN;
-    if parents > rows {
-        return Err(InspectError::Header { field: "parent_count", wanted: rows, found: parents });
-    }
-    Layout::from_text(text).map_err(InspectError::Schema)
+    let room = header.file_len.get().saturating_sub(header.schema_len.get());
+    Layout::from_text_in(text, room).map_err(InspectError::Schema)
 }
 
 fn state_faults(state: &StateSlot) -> Option<Fault> {

@@ -15,6 +15,7 @@ use zerocopy::FromBytes;
 
 use crate::layout::DataLocId;
 use crate::layout::Header;
+use crate::layout::Parent;
 use crate::layout::TreeId;
 use crate::layout::TreeRole;
 use crate::layout::limits::PAGE_SIZE;
@@ -388,7 +389,8 @@ fn read_layout(file: &File, header: &Header) -> Result<Layout, OpenError> {
     };
     let text = String::from_utf8(read_at(file, offset, text_len)?)
         .map_err(|error| OpenError::SchemaText { offset: error.utf8_error().valid_up_to() })?;
-    Layout::from_toml(&text).map_err(OpenError::Schema)
+    let room = header.file_len.get().saturating_sub(len);
+    Layout::from_text_in(text, room).map_err(OpenError::Schema)
 }
 
 /// Every field that follows from the schema.
@@ -416,10 +418,22 @@ fn compare(header: &Header, layout: &Layout) -> Result<(), OpenError> {
     }
 }
 
+/// Length of a row of the parents table.
+const ROW_LEN: usize = size_of::<Parent>();
+
+/// Bytes of the parents table that are read at a time.
+const TABLE_PIECE_LEN: usize = 1_024 * ROW_LEN;
+
 fn read_parents(file: &File, layout: &Layout) -> Result<(), OpenError> {
-    // As long as the layout that was derived, which fits the memory it is in.
-    let table = read_at(file, layout.parents_offset(), layout.parents_len() as usize)?;
-    layout.check_table(&table).map_err(|parent| OpenError::Parents { parent })
+    // In pieces: a table of a million rows is 64 MiB.
+    let len = layout.parents_len() as usize;
+    for start in (0..len).step_by(TABLE_PIECE_LEN) {
+        let piece_len = TABLE_PIECE_LEN.min(len - start);
+        let piece = read_at(file, layout.parents_offset() + start as u64, piece_len)?;
+        let rows = layout.check_rows(start / ROW_LEN, &piece);
+        rows.map_err(|parent| OpenError::Parents { parent })?;
+    }
+    Ok(())
 }
 
 fn read_state(file: &File) -> Result<State, OpenError> {

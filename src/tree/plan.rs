@@ -36,6 +36,7 @@ use crate::layout::limits::PAGE_SIZE;
 use crate::layout::limits::PARENT_NAME_LEN_MAX;
 use crate::layout::limits::PARENTS_MAX;
 use crate::layout::limits::SCHEMA_LEN_MAX;
+use crate::layout::limits::STRIDE_ALIGN;
 use crate::layout::stride_for;
 use crate::tree::field::Field;
 use crate::tree::names::LeafNames;
@@ -87,9 +88,27 @@ impl Layout {
 
     /// The same without a second copy of the text.
     pub(super) fn from_text(text: String) -> Result<Layout, SchemaError> {
+        Layout::from_text_in(text, u64::MAX)
+    }
+
+    /// The same for a file that has `room` bytes beside its text. A parent takes more
+    /// memory than its text: one for which the file has no row and no records is refused
+    /// before it takes any, so that memory follows the length of the file.
+    pub(super) fn from_text_in(text: String, room: u64) -> Result<Layout, SchemaError> {
+        const ROW_LEN: u64 = size_of::<Parent>() as u64;
         // A guess that saves growing the tables: they are the memory of a schema.
-        let mut layout = Layout::empty(text.matches("[[parent]]").count());
-        layout.name = schema::read(&text, |parent| layout.add_parent(parent))?;
+        let heads = text.matches("[[parent]]").count();
+        let rows = usize::try_from(room / ROW_LEN).unwrap_or(usize::MAX);
+        let mut layout = Layout::empty(heads.min(rows));
+        let mut found = 0_u64;
+        layout.name = schema::read(&text, |parent| {
+            // No record is shorter than this.
+            found += ROW_LEN + u64::from(parent.leaves) * STRIDE_ALIGN as u64;
+            if found > room {
+                return Err(SchemaError::Room { found, room });
+            }
+            layout.add_parent(parent)
+        })?;
         layout.schema_text = text;
         layout.place();
         Ok(layout)

@@ -54,6 +54,11 @@ pub enum RecordFault {
         /// ChangeFlag in the record.
         found: u32,
     },
+    /// Reserved bytes of the leaf are not zero.
+    Reserved {
+        /// What they hold.
+        found: u32,
+    },
     /// A byte behind DataSize is not zero.
     NotZero,
 }
@@ -72,6 +77,7 @@ impl fmt::Display for RecordFault {
             RecordFault::ChangeFlag { found } => {
                 write!(f, "change_flag {found}, expected 0 or 1")
             }
+            RecordFault::Reserved { found } => write!(f, "reserved {found}, expected 0"),
             RecordFault::NotZero => write!(f, "bytes behind data_size are not zero"),
         }
     }
@@ -131,6 +137,9 @@ pub fn verify_record(
     }
     if head.change_flag.get() > 1 {
         return Err(RecordFault::ChangeFlag { found: head.change_flag.get() });
+    }
+    if head.leaf.reserved.get() != 0 {
+        return Err(RecordFault::Reserved { found: head.leaf.reserved.get() });
     }
     if filling.iter().fold(0, |any, byte| any | byte) != 0 {
         return Err(RecordFault::NotZero);

@@ -52,11 +52,6 @@ pub enum LeafDamage {
     },
     /// The record breaks a rule of the format.
     Record(RecordFault),
-    /// Reserved bytes are not zero.
-    Reserved {
-        /// What they hold.
-        found: u32,
-    },
 }
 
 impl fmt::Display for LeafDamage {
@@ -64,7 +59,6 @@ impl fmt::Display for LeafDamage {
         match self {
             LeafDamage::Torn { seq } => write!(f, "seq {seq}, expected an even number"),
             LeafDamage::Record(fault) => fault.fmt(f),
-            LeafDamage::Reserved { found } => write!(f, "reserved {found}, expected 0"),
         }
     }
 }
@@ -85,9 +79,6 @@ pub(super) fn check_record(
         return Err(LeafDamage::Torn { seq });
     }
     let head = verify_record(record, leaf, capacity).map_err(LeafDamage::Record)?;
-    if head.leaf.reserved.get() != 0 {
-        return Err(LeafDamage::Reserved { found: head.leaf.reserved.get() });
-    }
     let end = RecordHead::DATA_OFFSET + head.leaf.data_size.get() as usize;
     Ok(LeafView {
         data_loc_id: leaf,
@@ -138,6 +129,7 @@ mod tests {
             let checksum = crate::kernel::crc32c(&b[12..35]);
             b[8..12].copy_from_slice(&checksum.to_le_bytes());
         };
-        assert_eq!(check(&reserved), LeafDamage::Reserved { found: 1 });
+        let fault = RecordFault::Reserved { found: 1 };
+        assert_eq!(check(&reserved), LeafDamage::Record(fault));
     }
 }

@@ -8,11 +8,13 @@
 use crate::layout::ParentName;
 use crate::layout::limits::CAPACITY_MAX;
 use crate::layout::limits::DEPTH_MAX;
+use crate::layout::limits::FIELDS_MAX;
 use crate::layout::limits::LEAF_NAME_LEN_MAX;
 use crate::layout::limits::LEAVES_MAX;
 use crate::layout::limits::PARENT_NAME_LEN_MAX;
 use crate::layout::limits::PARENTS_MAX;
 use crate::layout::limits::SCHEMA_LEN_MAX;
+use crate::layout::limits::TREE_FIELDS_MAX;
 use crate::tree::field::Field;
 use crate::tree::field::FieldKind;
 use crate::tree::names::LeafNames;
@@ -70,8 +72,16 @@ pub(super) fn read(
     if text.len() > SCHEMA_LEN_MAX {
         return Err(SchemaError::TooLong { found: text.len() });
     }
-    let mut reading =
-        Reading { name: None, open: None, line: 1, begun: 0, parents: 0, leaves: 0, take };
+    let mut reading = Reading {
+        name: None,
+        open: None,
+        line: 1,
+        begun: 0,
+        parents: 0,
+        leaves: 0,
+        fields: 0,
+        take,
+    };
     let mut reader = SchemaReader::new(text);
     loop {
         let item = reader.next_item();
@@ -115,6 +125,8 @@ struct Reading<F> {
     /// Parents that were handed on.
     parents: u32,
     leaves: u64,
+    /// Fields of all parents.
+    fields: usize,
     take: F,
 }
 
@@ -127,15 +139,18 @@ impl<F: FnMut(ParentSchema) -> Result<(), SchemaError>> Reading<F> {
     }
 
     fn begin_field(&mut self) -> Result<(), SchemaError> {
-        // A field takes a byte or more. Checked here, before many more of them take
-        // memory.
+        // Checked here, before many more of them take memory.
+        self.fields += 1;
+        if self.fields > TREE_FIELDS_MAX {
+            return Err(SchemaError::Fields);
+        }
         let wanted = match &mut self.open {
             None => "wanted a [[parent]] before its field, found none".to_owned(),
-            Some(parent) if parent.fields.len() < CAPACITY_MAX => {
+            Some(parent) if parent.fields.len() < FIELDS_MAX => {
                 parent.fields.push(FieldDoc::default());
                 return Ok(());
             }
-            Some(_) => format!("wanted at most {CAPACITY_MAX} fields, found more"),
+            Some(_) => format!("wanted at most {FIELDS_MAX} fields, found more"),
         };
         Err(self.syntax(wanted))
     }
@@ -554,7 +569,7 @@ mod tests {
             "{error}"
         );
         assert!(refused("[[parent").starts_with("schema line 1"));
-        assert_eq!(refused(""), "schema: wanted 1 to 1048576 parents, found 0");
+        assert_eq!(refused(""), "schema: wanted 1 to 131072 parents, found 0");
         assert!(refused(&parent("")).contains("leaves in all, found 0"));
     }
 
@@ -568,6 +583,27 @@ mod tests {
         assert!(
             Layout::from_toml(&format!("{rack}[[parent]]\nname = \"2\"\nin = \"/rack\"\n")).is_ok()
         );
+    }
+
+    #[test]
+    fn there_are_fields_to_the_limit_of_a_parent_and_of_a_tree() {
+        let fields = |count: usize| {
+            (0..count).fold(String::new(), |mut text, name| {
+                text += &format!("[[parent.field]]\nname = \"{name}\"\ntype = \"u8\"\n");
+                text
+            })
+        };
+        let rack = parent("leaves = 1");
+        assert!(Layout::from_toml(&format!("{rack}{}", fields(4_096))).is_ok());
+        let error = refused(&format!("{rack}{}", fields(4_097)));
+        assert!(error.ends_with("wanted at most 4096 fields, found more"), "{error}");
+        let mut text = String::new();
+        for name in 0..32 {
+            text += &format!("[[parent]]\nname = \"{name}\"\nleaves = 1\n{}", fields(4_096));
+        }
+        assert!(Layout::from_toml(&text).is_ok());
+        let error = refused(&format!("{text}{rack}{}", fields(1)));
+        assert_eq!(error, "schema: wanted at most 131072 fields in all, found more");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use core::fmt;
 use crate::layout::limits::LEAVES_MAX;
 use crate::layout::limits::PARENTS_MAX;
 use crate::layout::limits::SCHEMA_LEN_MAX;
+use crate::layout::limits::TREE_FIELDS_MAX;
 use crate::tree::field::printable;
 
 /// Why a schema is refused.
@@ -36,6 +37,16 @@ pub enum SchemaError {
     Leaves {
         /// How many there are.
         found: u64,
+    },
+    /// Too many fields in the whole tree.
+    Fields,
+    /// The table and the records of the parents read so far are longer than the file
+    /// has room for.
+    Room {
+        /// Bytes that they take at least.
+        found: u64,
+        /// Bytes that there are.
+        room: u64,
     },
     /// A value that its key does not allow.
     Value {
@@ -90,6 +101,12 @@ impl fmt::Display for SchemaError {
             }
             SchemaError::Leaves { found } => {
                 write!(f, "schema: wanted 1 to {LEAVES_MAX} leaves in all, found {found}")
+            }
+            SchemaError::Fields => {
+                write!(f, "schema: wanted at most {TREE_FIELDS_MAX} fields in all, found more")
+            }
+            SchemaError::Room { found, room } => {
+                write!(f, "schema: wanted parents that take {room} bytes at most, found {found}")
             }
             SchemaError::Value { parent, key, wanted, found } => {
                 let (parent, key, found) = (shown(parent), shown(key), shown(found));

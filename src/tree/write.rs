@@ -72,6 +72,14 @@ pub enum WriteError {
         /// Bytes of Data that came.
         found: usize,
     },
+    /// Reserved bytes of the head are not zero: the record would be damaged by the
+    /// rules of the file.
+    Reserved {
+        /// The leaf.
+        leaf: DataLocId,
+        /// What they hold.
+        found: u32,
+    },
     /// A server's leaf is stored by `write`, a replica's by `apply`.
     Role {
         /// The role of this tree.
@@ -115,6 +123,9 @@ impl fmt::Display for WriteError {
             WriteError::NoLife => write!(f, "a server writes no leaf before its life has begun"),
             WriteError::LifeBegun => write!(f, "a server in its life puts no leaves back"),
             WriteError::Lost => write!(f, "pages of the tree file are gone"),
+            WriteError::Reserved { leaf, found } => {
+                write!(f, "reserved of leaf {leaf} is {found}, expected 0")
+            }
             WriteError::Staged => write!(f, "leaves are staged and not stored yet"),
             WriteError::Batch { what } => write!(f, "a batch of staged leaves: {what}"),
             WriteError::RevisionsExhausted => write!(f, "no higher revision is left"),
@@ -212,6 +223,9 @@ impl Tree {
         let expected = head.data_size.get();
         if expected as usize != data.len() {
             return Err(WriteError::DataSize { leaf, expected, found: data.len() });
+        }
+        if head.reserved.get() != 0 {
+            return Err(WriteError::Reserved { leaf, found: head.reserved.get() });
         }
         self.store(&record, head, data, mark);
         if self.is_lost() { Err(WriteError::Lost) } else { Ok(()) }
@@ -478,6 +492,21 @@ mod tests {
         assert_eq!(wrong, Err(WriteError::DataSize { leaf: LEAF, expected: 5, found: 3 }));
         let role = WriteError::Role { found: TreeRole::Replica };
         assert_eq!(tree.write(LEAF, b""), Err(role));
+    }
+
+    #[test]
+    fn a_replica_stores_nothing_that_its_next_owner_would_call_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tree");
+        let mut tree = create(&path, TreeRole::Replica);
+        let mut head = leaf_head(LEAF, Revision(77), b"data");
+        head.reserved = 5.into();
+        head.checksum = crate::tree::leaf_checksum(&head, b"data").into();
+        let refused = tree.apply(&head, b"data", Mark::Quiet);
+        assert_eq!(refused, Err(WriteError::Reserved { leaf: LEAF, found: 5 }));
+        assert_eq!(tree.revision(LEAF), Revision::ZERO);
+        tree.close().unwrap();
+        assert_eq!(open(&path, TreeRole::Replica).1.damaged_count, 0);
     }
 
     #[test]

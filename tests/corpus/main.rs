@@ -5,6 +5,7 @@
 //! docs/FUZZING.md.
 
 mod bodies;
+mod mutants;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -44,7 +45,7 @@ fn every_folder_of_inputs_belongs_to_a_target_and_all_are_small() {
     let folders = files(&data());
     let names: BTreeSet<_> = folders.iter().filter_map(|path| path.file_name()?.to_str()).collect();
     let known: BTreeSet<_> = bodies::all().map(|target| target.name).collect();
-    if cfg!(feature = "tree") {
+    if cfg!(feature = "cli") {
         assert_eq!(names, known);
     }
     let len = |path: &PathBuf| fs::metadata(path).expect("an input").len();
@@ -56,7 +57,7 @@ fn every_folder_of_inputs_belongs_to_a_target_and_all_are_small() {
 #[test]
 fn every_target_has_a_binary_of_its_name() {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
-    if cfg!(not(feature = "tree")) || !fuzz.exists() {
+    if cfg!(not(feature = "cli")) || !fuzz.exists() {
         // A published package holds the inputs and not the fuzzer.
         return;
     }

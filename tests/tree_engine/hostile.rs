@@ -15,9 +15,12 @@ use mapleaf::layout::TreeRole;
 use mapleaf::tree::Damaged;
 use mapleaf::tree::Ending;
 use mapleaf::tree::Layout;
+use mapleaf::tree::LeafDamage;
 use mapleaf::tree::Mark;
 use mapleaf::tree::OpenError;
+use mapleaf::tree::RecordFault;
 use mapleaf::tree::Tree;
+use mapleaf::tree::TreeFile;
 
 use super::check_columns;
 use super::leaf;
@@ -40,6 +43,28 @@ fn sample(folder: &Path) -> (PathBuf, Vec<u8>) {
 
 fn records_offset(bytes: &[u8]) -> usize {
     u64::from_le_bytes(bytes[88..96].try_into().unwrap()) as usize
+}
+
+#[test]
+fn reserved_bytes_of_a_leaf_are_damage_to_its_owner_as_to_those_who_look() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, mut bytes) = sample(folder.path());
+    // Leaf 0 has no Data: its head ends 32 bytes behind the record's begin.
+    let at = records_offset(&bytes);
+    bytes[at + 20] = 1;
+    let checksum = mapleaf::kernel::crc32c(&bytes[at + 12..at + 32]);
+    bytes[at + 8..at + 12].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&path, &bytes).unwrap();
+    let fault = RecordFault::Reserved { found: 1 };
+    match open(&path) {
+        Err(OpenError::Damaged { first, fault: found, count: 1, .. }) => {
+            assert_eq!((first, found), (DataLocId(0), fault));
+        }
+        other => panic!("{other:?}"),
+    }
+    let file = TreeFile::open(&path).unwrap();
+    let looked = file.read_leaf(DataLocId(0)).unwrap().unwrap();
+    assert_eq!(looked, Err(LeafDamage::Record(fault)));
 }
 
 #[test]

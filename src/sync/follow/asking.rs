@@ -68,8 +68,8 @@ impl Follower {
         if self.asks.len() == ASKS_MAX || credit == 0 {
             return false;
         }
-        let asked: Vec<Range<u32>> = self.asks.iter().map(|ask| ask.range.clone()).collect();
-        let Some(stale) = self.spans.first_stale(0, &asked) else { return false };
+        let asked = self.asks.iter().map(|ask| &ask.range);
+        let Some(stale) = self.spans.first_stale(0, asked) else { return false };
         let share = (self.credit() / ASKS_MAX as u32).max(1);
         let (range, method, credit) = match (stale.known, self.whole_in_one_request()) {
             // Nothing is held: the rest is cut among the REQUESTs there may be.

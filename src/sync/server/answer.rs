@@ -328,14 +328,13 @@ impl<'a> ResponsePlan<'a> {
         let ours = tree.checksums().get(range.start as usize..range.end as usize);
         let ours = ours.unwrap_or_default();
         debug_assert_eq!(ours.len(), theirs.len());
-        let mut differing = Vec::new();
+        let mut differing = core::mem::take(&mut self.outbox.differing);
+        differing.clear();
         kernel::differing_le(ours, theirs.as_bytes(), range.start, &mut differing);
-        for leaf in differing {
-            if matches!(self.add(DataLocId(leaf), tree), Room::Gone) {
-                return Room::Gone;
-            }
-        }
-        Room::Left
+        let mut leaves = differing.iter().map(|leaf| DataLocId(*leaf));
+        let is_gone = leaves.any(|leaf| matches!(self.add(leaf, tree), Room::Gone));
+        self.outbox.differing = differing;
+        if is_gone { Room::Gone } else { Room::Left }
     }
 
     fn changed_since(

@@ -7,6 +7,7 @@ use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
+use crate::layout::CHANGES_ROOM;
 use crate::sync::budget::TokenBucket;
 use crate::sync::cookie::Cookie;
 use crate::sync::join::Role;
@@ -187,6 +188,10 @@ impl Server {
             self.views.push(None);
         }
         self.views[index] = Some(view);
+        // The EVENTs of a period may carry every leaf of every view.
+        let wanted = self.views.iter().flatten().map(|view| view.selection.leaf_count());
+        let most = wanted.fold(0, u32::saturating_add).min(CHANGES_ROOM);
+        self.outbox.leaves.reserve(most as usize);
         Ok(index)
     }
 

@@ -15,6 +15,7 @@ use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
+use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
 use crate::layout::Revision;
 use crate::sync::budget::TokenBucket;
@@ -145,7 +146,8 @@ impl Server {
         tree: &mut impl ServedLeaves,
     ) -> Server {
         let cookies = CookieJar::new(config.mac, &mut *random, now);
-        let mut changed = Vec::new();
+        let room = tree.leaf_count().min(CHANGES_ROOM) as usize;
+        let mut changed = Vec::with_capacity(room);
         tree.take_changes(&mut changed);
         Server {
             door_budget: TokenBucket::new(config.door_rate, config.door_rate, now),
@@ -160,8 +162,8 @@ impl Server {
             changed,
             writes_in_period: 0,
             held: HeldAcks::default(),
-            outbox: Outbox::default(),
-            events: VecDeque::new(),
+            outbox: Outbox::with_room(usize::from(config.credit_max), room),
+            events: VecDeque::with_capacity(EVENTS_MAX),
             counters: ServerCounters::default(),
             config,
         }

@@ -5,15 +5,17 @@
 //! mapleaf breaks a promise. They read the bytes by [`Input`], which never
 //! changes, so that a kept input means the same for ever.
 
+#[cfg(feature = "cli")]
+mod cli;
 mod client;
-mod datagram;
+pub(crate) mod datagram;
 mod device;
 mod input;
 mod mem_tree;
 mod peer;
 mod server;
 #[cfg(feature = "tree")]
-mod tree;
+pub(crate) mod tree;
 
 use mapleaf::wire::DatagramType;
 
@@ -68,9 +70,19 @@ const OF_THE_TREE: &[Target] = targets! {
 #[cfg(not(feature = "tree"))]
 const OF_THE_TREE: &[Target] = &[];
 
+/// Those that read what people write for the commands.
+#[cfg(feature = "cli")]
+const OF_THE_COMMANDS: &[Target] = targets! {
+    config => cli::config,
+    lines => cli::lines,
+};
+
+#[cfg(not(feature = "cli"))]
+const OF_THE_COMMANDS: &[Target] = &[];
+
 /// Every target.
 pub(crate) fn all() -> impl Iterator<Item = &'static Target> {
-    OF_THE_CORE.iter().chain(OF_THE_TREE)
+    OF_THE_CORE.iter().chain(OF_THE_TREE).chain(OF_THE_COMMANDS)
 }
 
 /// The target with this name.

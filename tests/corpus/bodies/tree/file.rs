@@ -92,6 +92,12 @@ fn file_of(input: &mut Input<'_>) -> Vec<u8> {
     file
 }
 
+/// The file of an input of `inspect`, for those who look at it in another way.
+#[allow(dead_code)]
+pub(crate) fn file_of_input(bytes: &[u8]) -> Vec<u8> {
+    file_of(&mut Input(bytes))
+}
+
 fn alter(file: &mut Vec<u8>, records: usize, input: &mut Input<'_>) {
     // Where: most bytes of a file are zeros that mean nothing.
     let start = match input.u8() % 8 {

@@ -1,7 +1,7 @@
 //! Targets that need tree files.
 
 pub(super) mod dump;
-pub(super) mod file;
+pub(crate) mod file;
 pub(super) mod operations;
 pub(super) mod schema;
 

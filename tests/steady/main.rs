@@ -1,0 +1,19 @@
+//! What a running loop costs: no allocation once it is warm, one copy of a changed
+//! leaf for all clients of a view, and memory that what is read cannot blow up.
+//!
+//! Loops, sockets, files and weather are real. Allocations are counted by thread.
+
+#![cfg(feature = "cli")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[allow(dead_code)]
+#[path = "../corpus/bodies/mod.rs"]
+mod bodies;
+
+mod allocator;
+mod copies;
+mod loops;
+mod memory;
+mod world;
