@@ -29,6 +29,7 @@ use crate::sync::time::RandomSource;
 use crate::wire;
 use crate::wire::ByeReason;
 use crate::wire::DatagramType;
+use crate::wire::Flags;
 use crate::wire::Header;
 use crate::wire::LeafSource;
 use crate::wire::RefusalReason;
@@ -315,6 +316,36 @@ fn a_copy_with_a_leaf_of_a_history_that_was_lost_is_compared_by_checksums() {
     settle(&mut world);
     let counters = world.copies[0].client.counters();
     assert_eq!(counters.digest_mismatches, 0, "what may differ is not taken for equal first");
+}
+
+#[test]
+fn an_event_that_came_damaged_is_lost_at_once() {
+    let mut world = World::new(33, MemTree::new(700, 64), 1);
+    settle(&mut world);
+    let joined = *world.copies[0].client.joined().unwrap();
+    let before = world.tree.digest();
+    world.weather.loss = 1.0;
+    world.write(1, &[1; 48]);
+    world.write(2, &[2; 48]);
+    let event = next_event(&world, joined.event_num + 1, &[1, 2], true);
+    world.forge(0, event);
+    // A TICK of the period before was late.
+    let header = Header {
+        event_num: U64::new(joined.event_num),
+        channel: U64::new(joined.view_id),
+        digest: U64::new(before.0),
+        watermark: U64::new(joined.watermark.0),
+        flags: U16::new(Flags::CLOSES_PERIOD | Flags::SOURCE_IN_SYNC),
+        ..session_header(&joined, DatagramType::Tick)
+    };
+    let mut tick = Vec::new();
+    wire::encode(&mut tick, &header, &(), &[0; 32], 0);
+    world.forge(0, tick);
+    let counters = world.copies[0].client.counters();
+    assert_eq!((counters.leaves_damaged, counters.gaps), (1, 1));
+    assert_eq!(counters.digest_mismatches, 0, "half of a later period is no difference");
+    world.weather.loss = 0.0;
+    settle(&mut world);
 }
 
 #[test]

@@ -244,12 +244,14 @@ impl Follower {
                 Err(_) => is_whole = false,
             }
         }
+        let event_num = header.event_num.get();
         if !is_whole {
-            // As good as lost: the next number shows the gap.
+            // Lost at once, and not when the next number shows the gap: its other
+            // leaves are held already, so until then no digest would fit.
             desk.counters.leaves_damaged += 1;
+            self.hear_of(desk, event_num);
             return;
         }
-        let event_num = header.event_num.get();
         if event_num < self.expected {
             desk.counters.events_late += 1;
             return;
