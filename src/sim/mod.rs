@@ -12,21 +12,26 @@
 //! restart opens the file again. Power loss is not simulated here.
 
 #[cfg(test)]
+mod bent;
+#[cfg(test)]
 mod canaries;
 mod checks;
 mod faults;
 mod follow;
+mod forgery;
 mod leaves;
 mod network;
 mod node;
 mod options;
 mod outcome;
+mod places;
 mod planted;
 mod random;
 mod report;
 mod serve;
 mod table;
 mod trace;
+mod witness;
 mod world;
 
 pub use checks::Broken;

@@ -26,6 +26,7 @@ use crate::sim::node::Node;
 use crate::sim::options::Faults;
 use crate::sim::options::NODES_MAX;
 use crate::sim::options::Options;
+use crate::sim::places::Layouts;
 use crate::sim::planted::Planted;
 use crate::sim::random::Seeded;
 use crate::sim::trace::Fate;
@@ -35,7 +36,6 @@ use crate::sync::Leaves;
 use crate::sync::RandomSource;
 use crate::sync::Time;
 use crate::tree::CreateOptions;
-use crate::tree::Layout;
 use crate::tree::Tree;
 
 /// Turns at one moment: more than all processes and datagrams of a burst need, so
@@ -58,7 +58,7 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) names: Rc<[String]>,
     pub(super) filters: Rc<[Option<usize>]>,
-    ranges: Vec<core::ops::Range<u32>>,
+    pub(super) layouts: Layouts,
     pub(super) checks: Checks,
     pub(super) trace: Trace,
     pub(super) folder: TempDir,
@@ -96,7 +96,7 @@ impl World {
         let mut world = World {
             names: nodes.iter().map(|node| node.name.clone()).collect(),
             filters: nodes.iter().map(|node| node.filter).collect(),
-            ranges: Vec::new(),
+            layouts: Layouts::new(&options),
             options,
             planted,
             now: Time::START,
@@ -120,10 +120,7 @@ impl World {
 
     /// Makes the origin's tree.
     fn create(&mut self) {
-        let options = &self.options;
-        let layout = Layout::plain(options.parents, options.leaves, options.capacity)
-            .expect("the options are within limits");
-        self.ranges = layout.parents().iter().map(|parent| parent.leaves()).collect();
+        let layout = self.layouts.newest().clone();
         let create = CreateOptions {
             role: TreeRole::Server,
             tree_id: TreeId(self.random.id()),
@@ -136,7 +133,7 @@ impl World {
 
     /// The leaves that a filter selects.
     pub(super) fn range_of(&self, filter: Option<usize>) -> core::ops::Range<u32> {
-        filter.map_or(0..self.options.leaves, |parent| self.ranges[parent].clone())
+        self.layouts.range_of(filter)
     }
 
     /// The clock on the wall, for the life of a server.
@@ -193,9 +190,24 @@ impl World {
         if self.is_troubled && self.next_write <= self.now {
             self.write();
         }
+        self.end_periods_of_no_length();
         for index in 0..self.nodes.len() {
             if self.nodes[index].due <= self.now && !self.is_broken() {
                 self.turn(index);
+            }
+        }
+        self.end_periods_of_no_length();
+    }
+
+    /// Where a period has no length it ends when what came is read and there is news.
+    fn end_periods_of_no_length(&mut self) {
+        if self.options.period_ms > 0 {
+            return;
+        }
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].has_news() && !self.is_broken() {
+                self.end_period(index);
+                self.nodes[index].plan();
             }
         }
     }
@@ -231,6 +243,7 @@ impl World {
     fn go_on(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         node.doing = Doing::Runs;
+        node.following.witness.wakes();
         node.socket_len = 0;
         let waiting = core::mem::take(&mut node.socket);
         for flight in waiting {
@@ -325,6 +338,7 @@ impl World {
                 let joined = node.following.client.as_ref().and_then(|client| client.joined());
                 // A copy that has not heard of the origin's new life yet is to join again.
                 joined.is_some_and(|joined| joined.life == origin.life())
+                    && leaves.layout_hash() == origin.layout_hash()
                     && self.says_in_sync(index)
                     && leaves.state().under(filter) == origin.state().under(filter)
             }
