@@ -61,6 +61,14 @@ pub struct Counted {
     pub claims: u64,
     /// Leaves of RESPONSEs compared with what was asked for.
     pub repaired: u64,
+    /// Calls that reserve space or write back and were let fail.
+    pub io_errors: u64,
+    /// Power losses.
+    pub power_losses: u64,
+    /// Deaths in the middle of a store.
+    pub deaths: u64,
+    /// Growths of the origin's tree.
+    pub growths: u64,
     /// Quiet times at whose end all were compared.
     pub quiet: u64,
     /// Restarts of the origin, with an older file included.

@@ -2,8 +2,11 @@
 
 use core::time::Duration;
 use std::fs;
+use std::path::Path;
 
 use crate::layout::DataLocId;
+use crate::layout::Life;
+use crate::layout::Revision;
 use crate::layout::TreeRole;
 use crate::sim::leaves::SimLeaves;
 use crate::sim::node::Doing;
@@ -11,11 +14,13 @@ use crate::sim::node::FileFate;
 use crate::sim::node::Kind;
 use crate::sim::places::leaf_at;
 use crate::sim::places::place_in;
+use crate::sim::storage::Injected;
 use crate::sim::world::FAULT_TICK;
 use crate::sim::world::World;
 use crate::sync::RandomSource;
 use crate::sync::ServedLeaves;
 use crate::tree::Damaged;
+use crate::tree::GrowError;
 use crate::tree::Mark;
 use crate::tree::OpenOptions;
 use crate::tree::Tree;
@@ -36,7 +41,7 @@ const TWINS: [u32; 2] = [0, 1];
 
 impl World {
     /// Whether a fault of this kind, with this mean of seconds between two, is due.
-    fn falls(&mut self, mean_s: u64) -> bool {
+    pub(super) fn falls(&mut self, mean_s: u64) -> bool {
         mean_s > 0 && self.random.chance(FAULT_TICK.as_secs_f64() / mean_s as f64)
     }
 
@@ -70,6 +75,7 @@ impl World {
         if self.falls(faults.growths) {
             self.extend_schema();
         }
+        self.storage_trouble();
         self.restarts();
     }
 
@@ -182,30 +188,40 @@ impl World {
     }
 
     /// Ends a process, in good order or by a kill.
-    fn stop_for_good(&mut self, index: usize, file: FileFate) {
+    pub(super) fn stop_for_good(&mut self, index: usize, file: FileFate) {
         if !self.nodes[index].runs() {
             return;
         }
-        let (low, high) = match self.nodes[index].kind {
-            Kind::Origin => ORIGIN_DOWN_MS,
-            Kind::Device => DEVICE_DOWN_MS,
-            Kind::Relay | Kind::Replica => (0, 3_000),
-        };
-        let until = self.now.after(self.random.millis(low, high));
         let is_orderly = self.random.chance(0.3);
         let how = if is_orderly { "end" } else { "kill" };
         self.trace.note(self.now, format!("{how} {}, then {file:?}", self.names[index]));
         if is_orderly {
             self.say_goodbye(index);
         }
+        if let Some(leaves) = self.nodes[index].leaves.take().filter(|_| is_orderly) {
+            let (closed, injected) = self.suffer(index, |_| leaves.into_tree().close());
+            match closed {
+                Ok(()) => self.note_durable(index),
+                Err(error) => self.end_with_error(index, &error.to_string(), injected),
+            }
+        }
+        self.take_down(index, file);
+    }
+
+    /// A process is gone, and comes back some time.
+    pub(super) fn take_down(&mut self, index: usize, file: FileFate) {
+        let (low, high) = match self.nodes[index].kind {
+            Kind::Origin => ORIGIN_DOWN_MS,
+            Kind::Device => DEVICE_DOWN_MS,
+            Kind::Relay | Kind::Replica => (0, 3_000),
+        };
+        let until = self.now.after(self.random.millis(low, high));
         let node = &mut self.nodes[index];
         node.serving.server = None;
         node.following.client = None;
+        node.following.attached = None;
         node.device = None;
-        match node.leaves.take() {
-            Some(leaves) if is_orderly => leaves.into_tree().close().expect("a tree closes"),
-            _ => {}
-        }
+        node.leaves = None;
         node.doing = Doing::Down { until, file };
         node.plan();
     }
@@ -247,6 +263,9 @@ impl World {
                 let _ = fs::remove_file(&node.path);
             }
         }
+        if file != FileFate::Same {
+            self.note_durable(index);
+        }
         self.trace.note(self.now, format!("start {}", self.names[index]));
         match self.nodes[index].kind {
             Kind::Origin => self.start_origin(file),
@@ -266,21 +285,50 @@ impl World {
             }
         }
         let unix_s = self.unix_s();
-        let options = OpenOptions { role: TreeRole::Server, damaged: Damaged::Refuse, unix_s };
-        let (mut tree, _) = Tree::open(&path, options).expect("the origin's file opens");
-        // A server follows its schema before it serves.
-        if tree.layout_hash() != self.layouts.newest().layout_hash() {
-            tree.grow(self.layouts.newest().clone()).expect("a schema only grows");
+        if is_older {
+            self.note_durable(0);
         }
-        let life = tree.begin_life(unix_s).expect("a life begins");
+        let has_lost = core::mem::take(&mut self.nodes[0].has_lost_power);
+        let (opened, injected) = self.suffer(0, |world| world.open_origin(&path, unix_s, has_lost));
+        let (tree, life) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.nodes[0].has_lost_power = has_lost;
+                self.has_older_file |= is_older;
+                return self.end_with_error(0, &error, injected);
+            }
+        };
+        self.note_durable_state(0);
+        let is_older = is_older || core::mem::take(&mut self.has_older_file);
         let leaves = SimLeaves::new(tree, Mark::Changed, false, self.planted);
-        self.checks.life_began(life, leaves.life_start(), is_older);
+        // After a power loss any leaf may be older, whatever the newest one is.
+        let start = if has_lost { Revision::ZERO } else { leaves.life_start() };
+        let is_older = is_older || has_lost;
+        self.checks.life_began(life, start, is_older);
         if is_older {
             self.excuse_those_behind_relays();
         }
         self.checks.reopened(&leaves, is_older);
         self.nodes[0].leaves = Some(leaves);
         self.serve(0);
+    }
+
+    /// As the server's loop begins: open, follow the schema, begin a life.
+    fn open_origin(
+        &mut self,
+        path: &Path,
+        unix_s: u64,
+        has_lost: bool,
+    ) -> Result<(Tree, Life), String> {
+        let damaged = if has_lost { Damaged::Reset } else { Damaged::Refuse };
+        let options = OpenOptions { role: TreeRole::Server, damaged, unix_s };
+        let (mut tree, _) = Tree::open(path, options).map_err(|error| error.to_string())?;
+        if tree.layout_hash() != self.layouts.newest().layout_hash() {
+            tree.grow(self.layouts.newest().clone()).map_err(|error| error.to_string())?;
+            self.note_durable(0);
+        }
+        let life = tree.begin_life(unix_s).map_err(|error| error.to_string())?;
+        Ok((tree, life))
     }
 
     // Writes.
@@ -306,10 +354,27 @@ impl World {
         }
         let layout = self.layouts.newest().clone();
         self.trace.note(self.now, format!("grow to {} leaves", layout.leaf_count()));
-        let Some(leaves) = &mut self.nodes[0].leaves else { return };
-        leaves.grow(layout).expect("a schema only grows");
-        self.send_to_the_door(0);
-        self.nodes[0].plan();
+        let Some(mut leaves) = self.nodes[0].leaves.take() else { return };
+        let (grown, injected) = self.suffer(0, |_| leaves.grow(layout));
+        self.nodes[0].leaves = Some(leaves);
+        match grown {
+            Ok(()) => {
+                self.checks.counted.growths += 1;
+                self.note_durable(0);
+                self.send_to_the_door(0);
+                self.nodes[0].plan();
+            }
+            Err(error @ GrowError::Name(_)) => {
+                self.end_with_error(0, &error.to_string(), injected);
+            }
+            // It serves the old tree on, and whoever runs it takes the schema back.
+            Err(error) => {
+                if injected == Injected::No {
+                    self.checks.fail("an error has a cause", || error.to_string());
+                }
+                self.layouts.take_back();
+            }
+        }
     }
 
     /// One round of writes.
@@ -321,7 +386,7 @@ impl World {
             TWINS.iter().for_each(|leaf| self.write_at_origin(*leaf, &data));
         }
         for _ in 0..self.random.between(1, u64::from(self.options.write_leaves)) {
-            let leaf = self.random.index(self.range_of(None).len()) as u32;
+            let leaf = self.random.index(self.layouts.newest().leaf_count() as usize) as u32;
             let data = self.new_data();
             match self.owner_of(leaf) {
                 None if !TWINS.contains(&leaf) => self.write_at_origin(leaf, &data),
@@ -346,7 +411,9 @@ impl World {
         };
         leaves.write(DataLocId(leaf), data).expect("a leaf with room");
         let steps = core::mem::take(&mut leaves.steps);
-        self.checks.written(&steps);
+        if !self.bury(0) {
+            self.checks.written(&steps);
+        }
     }
 
     fn report(&mut self, index: usize, leaf: u32, data: &[u8]) {

@@ -18,6 +18,7 @@ use crate::sim::node::Kind;
 use crate::sim::node::Node;
 #[cfg(test)]
 use crate::sim::planted::Planted;
+use crate::sim::storage::Injected;
 use crate::sim::witness::Witness;
 use crate::sim::witness::is_for;
 use crate::sim::world::World;
@@ -67,8 +68,6 @@ fn held_up_to(life: Life, watermark: Revision) -> Held {
 impl World {
     /// A process of a replica or relay begins, with the file that is there.
     pub(super) fn start_client(&mut self, index: usize) {
-        let unix_s = self.unix_s();
-        let planted = self.planted;
         let node = &mut self.nodes[index];
         node.following.held = Held::Nothing;
         node.following.attached = None;
@@ -77,13 +76,12 @@ impl World {
         node.following.witness = Witness::default();
         node.following.kept = None;
         node.leaves = None;
-        if node.path.exists() {
-            let options = OpenOptions { role: TreeRole::Replica, damaged: Damaged::Refuse, unix_s };
-            let (tree, recovery) = Tree::open(&node.path, options).expect("a replica's file opens");
-            node.following.held = held(&tree, &recovery);
-            let is_partial = node.filter.is_some();
-            node.leaves = Some(SimLeaves::new(tree, mark_of(node.kind), is_partial, planted));
+        if node.path.exists()
+            && let Err((error, injected)) = self.open_copy(index)
+        {
+            return self.end_with_error(index, &error, injected);
         }
+        let node = &mut self.nodes[index];
         let config = ClientConfig {
             filter: node.filter.map_or(String::new(), |parent| format!("/p{parent}")),
             held: node.leaves.as_ref().map(held_tree),
@@ -93,6 +91,25 @@ impl World {
         let random = Box::new(node.random.fork());
         node.following.client = Some(Client::new(config, random, self.now));
         node.following.next_save = self.now.after(SAVE_INTERVAL);
+    }
+
+    /// Opens the file of an earlier run, as the mirror does.
+    fn open_copy(&mut self, index: usize) -> Result<(), (String, Injected)> {
+        let (unix_s, path) = (self.unix_s(), self.nodes[index].path.clone());
+        let options = OpenOptions { role: TreeRole::Replica, damaged: Damaged::Reset, unix_s };
+        let (opened, injected) = self.suffer(index, |_| Tree::open(&path, options));
+        let (tree, recovery) = opened.map_err(|error| (error.to_string(), injected))?;
+        self.note_durable_state(index);
+        let node = &mut self.nodes[index];
+        let has_lost_power = core::mem::take(&mut node.has_lost_power);
+        if recovery.damaged_count > 0 && !has_lost_power {
+            let name = &self.names[index];
+            self.checks.fail("no leaf is torn", || format!("{name}: {recovery:?}"));
+        }
+        node.following.held = held(&tree, &recovery);
+        let is_partial = node.filter.is_some();
+        node.leaves = Some(SimLeaves::new(tree, mark_of(node.kind), is_partial, self.planted));
+        Ok(())
     }
 
     /// Something for a client's socket.
@@ -110,6 +127,9 @@ impl World {
                 node.following.told = node.following.told.max(was_told.unwrap_or(0));
             }
         }
+        if self.bury(index) {
+            return;
+        }
         self.look_at_steps(index);
         self.witness(index, cargo.bytes());
         self.drain_client(index);
@@ -122,6 +142,9 @@ impl World {
         let Some(client) = &mut following.client else { return };
         if client.poll_timeout().is_some_and(|due| due <= self.now) {
             client.handle_timeout(self.now, node.leaves.as_mut());
+            if self.bury(index) {
+                return;
+            }
             self.drain_client(index);
             self.witness(index, None);
         }
@@ -129,6 +152,7 @@ impl World {
         if node.following.next_save <= self.now {
             node.following.next_save = self.now.after(SAVE_INTERVAL);
             node.save();
+            self.bury(index);
         }
     }
 
@@ -186,28 +210,58 @@ impl World {
     }
 
     fn layout_came(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
+        let node = &self.nodes[index];
         let Some(client) = &node.following.client else { return };
         let Some(joined) = client.joined().copied() else { return };
         let layout = Layout::from_blob(client.layout_blob()).expect("the origin's layout");
-        if let Some(leaves) = &mut node.leaves {
-            leaves.grow(layout).expect("a schema only grows");
-            // Twin leaves may lie elsewhere now.
-            node.following.kept = None;
-        } else {
-            let options = CreateOptions {
-                role: TreeRole::Replica,
-                tree_id: joined.tree_id,
-                life: joined.life,
-                unix_s: 0,
-            };
-            let tree = Tree::create(&node.path, layout, options).expect("room for a replica");
-            let is_partial = node.filter.is_some();
-            let mark = mark_of(node.kind);
-            node.leaves = Some(SimLeaves::new(tree, mark, is_partial, self.planted));
-            node.following.held = Held::Nothing;
+        let made = match self.nodes[index].leaves.take() {
+            Some(leaves) => self.grow_copy(index, leaves, layout),
+            None => self.create_copy(index, &joined, layout),
+        };
+        match made {
+            Ok(leaves) => {
+                self.nodes[index].leaves = Some(leaves);
+                self.note_durable(index);
+                self.attach(index, joined);
+            }
+            Err((error, injected)) => self.end_with_error(index, &error, injected),
         }
-        self.attach(index, joined);
+    }
+
+    fn grow_copy(
+        &mut self,
+        index: usize,
+        mut leaves: SimLeaves,
+        layout: Layout,
+    ) -> Result<SimLeaves, (String, Injected)> {
+        // Twin leaves may lie elsewhere then.
+        self.nodes[index].following.kept = None;
+        let (grown, injected) = self.suffer(index, |_| leaves.grow(layout));
+        grown.map(|()| leaves).map_err(|error| (error.to_string(), injected))
+    }
+
+    fn create_copy(
+        &mut self,
+        index: usize,
+        joined: &Joined,
+        layout: Layout,
+    ) -> Result<SimLeaves, (String, Injected)> {
+        let options = CreateOptions {
+            role: TreeRole::Replica,
+            tree_id: joined.tree_id,
+            life: joined.life,
+            unix_s: 0,
+        };
+        let path = self.nodes[index].path.clone();
+        let (tree, injected) = self.suffer(index, |_| Tree::create(&path, layout, options));
+        if tree.is_err() && path.exists() {
+            let what = || format!("{}: {tree:?}", path.display());
+            self.checks.fail("what could not be made leaves nothing", what);
+        }
+        let tree = tree.map_err(|error| (error.to_string(), injected))?;
+        let node = &mut self.nodes[index];
+        node.following.held = Held::Nothing;
+        Ok(SimLeaves::new(tree, mark_of(node.kind), node.filter.is_some(), self.planted))
     }
 
     fn attach(&mut self, index: usize, joined: Joined) {

@@ -62,7 +62,7 @@ impl World {
         let node = &self.nodes[index];
         let joined = node.following.client.as_ref().and_then(|client| client.joined().copied());
         let (Some(joined), Some(leaves)) = (joined, &node.leaves) else { return };
-        let range = self.range_of(node.filter);
+        let range = leaves.range_of(node.filter);
         if range.is_empty() || leaves.layout_hash() != joined.layout_hash {
             return;
         }

@@ -189,6 +189,12 @@ impl SimLeaves {
         self.upstream_life_start = life_start;
     }
 
+    /// The leaves that a filter selects.
+    pub(super) fn range_of(&self, filter: Option<usize>) -> core::ops::Range<u32> {
+        let layout = self.tree.layout();
+        filter.map_or(0..layout.leaf_count(), |parent| layout.parents()[parent].leaves())
+    }
+
     pub(super) fn state(&self) -> &StateId {
         &self.state
     }

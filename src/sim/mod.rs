@@ -9,7 +9,7 @@
 //! travelled last.
 //!
 //! The trees are files, of the code that the product runs: a kill is a drop, and a
-//! restart opens the file again. Power loss is not simulated here.
+//! restart opens the file again, after a power loss an image of it.
 
 #[cfg(test)]
 mod bent;
@@ -29,6 +29,7 @@ mod planted;
 mod random;
 mod report;
 mod serve;
+mod storage;
 mod table;
 mod trace;
 mod witness;

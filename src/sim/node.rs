@@ -16,6 +16,7 @@ use crate::sim::leaves::SimLeaves;
 use crate::sim::network::Flight;
 use crate::sim::places::Place;
 use crate::sim::random::Seeded;
+use crate::sim::storage::Failing;
 use crate::sim::witness::Witness;
 use crate::sync::Client;
 use crate::sync::Device;
@@ -120,6 +121,10 @@ pub(super) struct Node {
     pub(super) random: Seeded,
     pub(super) path: PathBuf,
     pub(super) leaves: Option<SimLeaves>,
+    /// A call of its that will fail.
+    pub(super) failing: Option<Failing>,
+    /// Whether its file comes from a power loss.
+    pub(super) has_lost_power: bool,
     pub(super) serving: Serving,
     pub(super) following: Following,
     pub(super) device: Option<Device>,
@@ -157,6 +162,8 @@ impl Node {
             random,
             path,
             leaves: None,
+            failing: None,
+            has_lost_power: false,
             serving: Serving::default(),
             following: Following {
                 client: None,

@@ -50,14 +50,13 @@ impl Layouts {
         is_other
     }
 
-    pub(super) fn of(&self, hash: LayoutHash) -> Option<&Layout> {
-        self.all.iter().find(|layout| layout.layout_hash() == hash)
+    /// The schema is again what it was.
+    pub(super) fn take_back(&mut self) {
+        self.all.pop();
     }
 
-    /// The leaves that a filter selects in the newest layout.
-    pub(super) fn range_of(&self, filter: Option<usize>) -> core::ops::Range<u32> {
-        let layout = self.newest();
-        filter.map_or(0..layout.leaf_count(), |parent| layout.parents()[parent].leaves())
+    pub(super) fn of(&self, hash: LayoutHash) -> Option<&Layout> {
+        self.all.iter().find(|layout| layout.layout_hash() == hash)
     }
 }
 

@@ -21,6 +21,9 @@ pub(super) enum Planted {
     /// A report is acknowledged before it is written.
     #[cfg(test)]
     AcknowledgedFirst,
+    /// No bug, and no promise is broken: processes die in the middle of a store.
+    #[cfg(test)]
+    DiesInAStore,
     /// A gap in the EventNums is not noticed.
     #[cfg(test)]
     GapIgnored,

@@ -136,6 +136,9 @@ impl World {
         let is_proven = node.serving.proven.contains(&from);
         server.handle_datagram(now, address(from), bytes, leaves);
         let steps = core::mem::take(&mut leaves.steps);
+        if self.bury(index) {
+            return;
+        }
         self.checks.written(&steps);
         let sent = self.drain_server(index);
         self.check_answers(index, from, bytes, is_proven, &sent);
@@ -204,6 +207,11 @@ impl World {
         let touched = core::mem::take(&mut leaves.touched);
         serving.ends.push(*leaves.state());
         server.handle_changes(self.now, end, leaves);
+        if self.bury(index) {
+            return;
+        }
+        let node = &mut self.nodes[index];
+        let serving = &mut node.serving;
         let subscribers = serving.subscribers.clone();
         let sent = self.drain_server(index);
         let filters: BTreeSet<Option<usize>> =
@@ -211,7 +219,8 @@ impl World {
         for filter in filters {
             let nothing = BTreeSet::new();
             let planned = sent.events.get(&filter).unwrap_or(&nothing);
-            let range = self.range_of(filter);
+            let Some(leaves) = &self.nodes[index].leaves else { return };
+            let range = leaves.range_of(filter);
             let wanted: BTreeSet<u32> = touched.range(range).copied().collect();
             self.checks.period(&self.names[index], &wanted, planned);
         }

@@ -216,7 +216,7 @@ impl World {
             return;
         }
         self.checks.counted.claims += 1;
-        if let Some(leaf) = first_missing(leaves, origin, self.range_of(filter), claim.1) {
+        if let Some(leaf) = first_missing(leaves, origin, origin.range_of(filter), claim.1) {
             let found = self.nodes[index].leaves.as_ref().map(|leaves| leaves.cell(leaf));
             let expected = self.nodes[0].leaves.as_ref().map(|leaves| leaves.cell(leaf));
             let name = &self.names[index];

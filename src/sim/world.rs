@@ -65,6 +65,8 @@ pub(super) struct World {
     /// Copies of the origin's file, oldest first.
     pub(super) snapshots: Vec<PathBuf>,
     pub(super) snapshot_count: u64,
+    /// An older file took the place of the origin's, and was not served yet.
+    pub(super) has_older_file: bool,
     pub(super) is_troubled: bool,
     pub(super) next_fault: Time,
     pub(super) next_write: Time,
@@ -108,6 +110,7 @@ impl World {
             folder,
             snapshots: Vec::new(),
             snapshot_count: 0,
+            has_older_file: false,
             is_troubled: false,
             next_fault: Time::START,
             next_write: Time::START,
@@ -129,11 +132,7 @@ impl World {
         };
         let tree = Tree::create(&self.nodes[0].path, layout, create).expect("room for a tree");
         tree.close().expect("a tree closes");
-    }
-
-    /// The leaves that a filter selects.
-    pub(super) fn range_of(&self, filter: Option<usize>) -> core::ops::Range<u32> {
-        self.layouts.range_of(filter)
+        self.note_durable(0);
     }
 
     /// The clock on the wall, for the life of a server.
@@ -308,6 +307,7 @@ impl World {
         self.net.set_faults(Faults::default());
         self.net.mend();
         for index in 0..self.nodes.len() {
+            self.nodes[index].failing = None;
             match self.nodes[index].doing {
                 Doing::Down { file, .. } => self.start(index, file),
                 Doing::Stopped { .. } => self.go_on(index),
@@ -363,7 +363,7 @@ impl World {
         let node = &self.nodes[index];
         let (leaves, origin) = (node.leaves.as_ref()?, self.nodes[0].leaves.as_ref()?);
         let read = |leaves: &SimLeaves, leaf| leaves.read(DataLocId(leaf));
-        let mut range = self.range_of(node.filter);
+        let mut range = origin.range_of(node.filter);
         range.find(|leaf| read(leaves, *leaf) != read(origin, *leaf))
     }
 
