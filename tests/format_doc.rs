@@ -9,6 +9,8 @@ use mapleaf::layout::Header;
 use mapleaf::layout::LeafHead;
 use mapleaf::layout::Parent;
 use mapleaf::layout::RecordHead;
+use mapleaf::layout::RedoBatchHead;
+use mapleaf::layout::RedoHeader;
 use mapleaf::layout::STATE_SLOT_OFFSETS;
 use mapleaf::layout::StateSlot;
 use mapleaf::layout::UndoHeader;
@@ -120,12 +122,41 @@ fn every_struct_lies_as_documented() {
     );
     compare!(tables, RecordHead { seq, change_flag, leaf });
     compare!(tables, LeafHead { checksum, data_size, data_loc_id, reserved, revision });
+    compare!(
+        tables,
+        RedoHeader {
+            magic,
+            format_major,
+            format_minor,
+            header_checksum,
+            tree_id,
+            layout_hash,
+            life,
+            half_len,
+            reserved
+        }
+    );
+    compare!(
+        tables,
+        RedoBatchHead {
+            magic,
+            batch_checksum,
+            leaf_count,
+            epoch,
+            sequence,
+            tree_id,
+            layout_hash,
+            life,
+            leaves_len,
+            reserved
+        }
+    );
     assert!(tables.is_empty(), "documented, but no struct: {:?}", tables.keys());
 }
 
 #[test]
 fn every_limit_is_the_documented_one() {
-    let known: [(&str, usize); 9] = [
+    let known: [(&str, usize); 10] = [
         ("LEAVES_MAX", limits::LEAVES_MAX as usize),
         ("PARENTS_MAX", limits::PARENTS_MAX as usize),
         ("DEPTH_MAX", limits::DEPTH_MAX),
@@ -135,6 +166,7 @@ fn every_limit_is_the_documented_one() {
         ("CAPACITY_MAX", limits::CAPACITY_MAX),
         ("PAGE_SIZE", limits::PAGE_SIZE),
         ("STRIDE_ALIGN", limits::STRIDE_ALIGN),
+        ("REDO_HALF_LEN_MAX", limits::REDO_HALF_LEN_MAX as usize),
     ];
     for (name, value) in known {
         let row = DOC.lines().filter_map(cells).find(|row| row[0] == name);
@@ -146,6 +178,10 @@ fn every_limit_is_the_documented_one() {
 fn versions_and_offsets_in_the_text_are_the_real_ones() {
     let version = format!("Format {}.{}.", Header::FORMAT_MAJOR, Header::FORMAT_MINOR);
     assert!(DOC.contains(&version), "{version}");
+    let magics = [RedoHeader::MAGIC, RedoBatchHead::MAGIC];
+    for magic in magics.map(|magic| String::from_utf8(magic.to_vec()).unwrap()) {
+        assert!(DOC.contains(&format!("`{}`", magic.trim_end_matches('\0'))), "{magic}");
+    }
     let slots = format!("at {} and {} of", STATE_SLOT_OFFSETS[0], STATE_SLOT_OFFSETS[1]);
     assert!(DOC.contains(&slots), "{slots}");
     assert_eq!(RecordHead::WIRE_OFFSET, 8);

@@ -35,6 +35,8 @@ use mapleaf::tree::Layout;
 use mapleaf::tree::LeafDamage;
 use mapleaf::tree::Mark;
 use mapleaf::tree::Origin;
+use mapleaf::tree::RedoBatch;
+use mapleaf::tree::RedoLog;
 use mapleaf::tree::STATE_OFFSET;
 use mapleaf::tree::Scanned;
 use mapleaf::tree::Tree;
@@ -42,6 +44,7 @@ use mapleaf::tree::TreeFile;
 use mapleaf::tree::UNDO_OFFSET;
 use mapleaf::tree::header_checksum;
 use mapleaf::tree::leaf_checksum;
+use mapleaf::tree::redo_path;
 use mapleaf::tree::state_checksum;
 use mapleaf::tree::write_dump;
 
@@ -218,6 +221,31 @@ fn stat_tells_what_a_file_is_and_holds() {
     }
     let (_, text, _) = on("stat", &path, &[]);
     assert!(text.starts_with("format_version   1.0\n"), "{text}");
+}
+
+#[test]
+fn stat_tells_what_a_redo_log_holds_for_the_next_server() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("a.tree");
+    let told = || json(&on("stat", &path, &["--json"]).1)[0]["redo_log"].clone();
+    let (role, tree_id) = (TreeRole::Server, TreeId(1));
+    let options = CreateOptions { role, tree_id, life: Life(0), unix_s: 0 };
+    let mut tree = Tree::create(&path, Layout::plain(1, 3, 9).unwrap(), options).unwrap();
+    tree.begin_life(1).unwrap();
+    assert_eq!(told(), serde_json::Value::Null);
+    let mut log = RedoLog::create(&mut tree, 8192).unwrap();
+    for n in 0..2 {
+        let mut batch = RedoBatch::with_capacity(100);
+        tree.stage(DataLocId(n), b"data", &mut batch).unwrap();
+        let _ = log.append(&mut batch).unwrap();
+    }
+    assert_eq!(told(), "its next server takes 2 batches over");
+    tree.begin_life(1).unwrap();
+    assert_eq!(told(), "everything in it is in the tree: its next server removes it");
+    fs::write(redo_path(&path).unwrap(), "no log").unwrap();
+    let wanted =
+        "its next server refuses it: not a redo log, but in the place of one: move it away";
+    assert_eq!(told(), wanted);
 }
 
 #[test]

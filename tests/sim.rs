@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use mapleaf::sim;
@@ -96,4 +97,32 @@ fn a_burst_of_changes_costs_what_the_table_says() {
     }
     let expected = fs::read_to_string(&path).expect("the table is there");
     assert_eq!(found, expected, "what a burst costs has changed: {TABLE}");
+}
+
+/// Exit code and output of `mapleaf-sim images`.
+fn images(options: &[&str]) -> (Option<i32>, String) {
+    let command =
+        Command::new(env!("CARGO_BIN_EXE_mapleaf-sim")).arg("images").args(options).output();
+    let output = command.expect("the command runs");
+    (output.status.code(), String::from_utf8(output.stdout).expect("it prints text"))
+}
+
+#[test]
+fn images_of_power_loss_are_counted_and_a_failing_one_comes_with_its_command() {
+    let (code, text) = images(&["--seed", "3", "--images", "300", "--jobs", "2"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.starts_with("seed=3 images=300 jobs=2 canary=none\n0 bad of 400 images"),
+        "{text}"
+    );
+    let canary = ["--seed", "8", "--images", "200", "--canary", "acknowledged-first"];
+    let (code, text) = images(&canary);
+    assert_eq!(code, Some(1), "{text}");
+    let replay = text.lines().find_map(|line| line.strip_prefix("replay: mapleaf-sim images "));
+    let again: Vec<_> = replay.expect("a command").split(' ').collect();
+    let broken = |text: &str| text.lines().nth(1).map(str::to_owned);
+    assert_eq!(broken(&images(&again).1), broken(&text));
+    let (_, json) = images(&["--images", "1", "--json"]);
+    assert!(json.lines().all(|line| line.starts_with('{')) && json.contains("\"bad\":0"), "{json}");
+    assert_eq!(images(&["--canary", "none"]).0, Some(2));
 }

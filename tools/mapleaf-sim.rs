@@ -11,13 +11,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 use std::time::Instant;
 
+use clap::Args;
 use clap::Parser;
+use clap::Subcommand;
 use serde_json::Value;
 use serde_json::json;
 
 use mapleaf::sim::Counted;
 use mapleaf::sim::Fixed;
 use mapleaf::sim::Hour;
+use mapleaf::sim::IMAGES_OF_HISTORY;
+use mapleaf::sim::ImageBug;
+use mapleaf::sim::ImageOptions;
+use mapleaf::sim::ImageReport;
 use mapleaf::sim::Options;
 use mapleaf::sim::Outcome;
 
@@ -26,8 +32,10 @@ use mapleaf::sim::Outcome;
 /// The same seed and options give the same run, byte for byte. What is not given is
 /// drawn from the seed. Exit code: 0 when every promise held, 1 when one did not.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "mapleaf-sim", version)]
+#[command(name = "mapleaf-sim", version, args_conflicts_with_subcommands = true)]
 struct Cli {
+    #[command(subcommand)]
+    command: Option<Task>,
     /// Seed of the first run
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -55,6 +63,90 @@ struct Cli {
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+}
+
+/// What else there is to simulate.
+#[derive(Clone, Debug, Subcommand)]
+enum Task {
+    /// Draw what power loss leaves of a server in power mode, and recover from it
+    Images(Images),
+}
+
+/// Images of power loss.
+#[derive(Clone, Debug, Args)]
+struct Images {
+    /// Seed of the first history; each gives 200 images
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Images, rounded up to whole histories
+    #[arg(long, default_value_t = 1_000_000)]
+    images: u64,
+    /// Threads
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// A bug to plant, which must be seen
+    #[arg(long, value_name = "NAME", value_parser = bug_of)]
+    canary: Option<ImageBug>,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+fn bug_of(name: &str) -> Result<ImageBug, String> {
+    ImageBug::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = ImageBug::ALL.iter().map(|bug| bug.name()).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+impl Images {
+    /// Draws all of them and says whether every promise held.
+    fn run(&self) -> io::Result<bool> {
+        let Images { seed, images, jobs, canary: bug, .. } = *self;
+        let canary = bug.map_or("none", ImageBug::name);
+        let told = format!("seed={seed} images={images} jobs={jobs} canary={canary}");
+        self.tell(
+            &told,
+            || json!({"options": {"seed": seed, "images": images, "jobs": jobs, "canary": canary}}),
+        )?;
+        let started = Instant::now();
+        let report = mapleaf::sim::draw_images(&ImageOptions { seed, images, jobs, bug });
+        for bad in &report.told {
+            let replay = self.replay(bad.seed);
+            self.tell(&format!("BROKEN: {bad}\nreplay: {replay}"), || {
+                json!({"failure": bad.what, "seed": bad.seed, "image": bad.image, "replay": replay})
+            })?;
+        }
+        let took = started.elapsed();
+        self.tell(&self.line(&report, took), || self.value(&report, took))?;
+        Ok(report.bad == 0)
+    }
+
+    fn tell(&self, text: &str, value: impl FnOnce() -> Value) -> io::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.json { writeln!(out, "{}", value()) } else { writeln!(out, "{text}") }
+    }
+
+    fn replay(&self, seed: u64) -> String {
+        let canary = self.canary.map(|bug| format!(" --canary {}", bug.name()));
+        let canary = canary.unwrap_or_default();
+        format!("mapleaf-sim images --seed {seed} --images {IMAGES_OF_HISTORY}{canary}")
+    }
+
+    fn line(&self, report: &ImageReport, took: Duration) -> String {
+        let ImageReport { histories, images, again, replayed, bad, .. } = report;
+        let rate = *images as f64 / took.as_secs_f64().max(1e-9);
+        format!(
+            "{bad} bad of {images} images of {histories} histories; {again} crashes of recoveries, \
+             {replayed} images with something to replay; {rate:.0} images a second"
+        )
+    }
+
+    fn value(&self, report: &ImageReport, took: Duration) -> Value {
+        let ImageReport { histories, images, again, replayed, bad, .. } = report;
+        json!({"bad": bad, "images": images, "histories": histories, "again": again,
+            "replayed": replayed, "took_s": took.as_secs_f64()})
+    }
 }
 
 impl Cli {
@@ -95,7 +187,11 @@ fn main() -> ExitCode {
         eprintln!("mapleaf-sim: --loss: expected 0 to 1");
         return ExitCode::from(2);
     }
-    match runs(&cli) {
+    let held = match &cli.command {
+        Some(Task::Images(images)) => images.run(),
+        None => runs(&cli),
+    };
+    match held {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         // Whoever read the output has seen enough.

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use clap::Args;
+use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 
 use mapleaf::runtime;
 use mapleaf::runtime::Control;
+use mapleaf::runtime::Durability;
 use mapleaf::runtime::ReloadableConfig;
 use mapleaf::runtime::ServeOptions;
 use mapleaf::runtime::Waiting;
@@ -37,12 +39,24 @@ pub(crate) struct ServeArgs {
     /// Poll without sleeping: lowest latency, one core busy
     #[arg(long, env = "MAPLEAF_BUSY_POLL", value_parser = BoolishValueParser::new())]
     busy_poll: bool,
+    /// What an acknowledged report survives: the death of the process, or power loss as
+    /// well (a redo log beside the tree; reports wait for the disk)
+    #[arg(long, env = "MAPLEAF_DURABILITY", value_enum, default_value_t = Survives::Process,
+        value_name = "process|power", hide_possible_values = true)]
+    durability: Survives,
     /// Schema that the tree is to follow: it grows by the parents and leaves that are new
     #[arg(long, env = "MAPLEAF_SCHEMA", value_name = "FILE")]
     schema: Option<PathBuf>,
     /// Empty damaged leaves instead of refusing the tree; replicas follow
     #[arg(long, env = "MAPLEAF_RESET_DAMAGED", value_parser = BoolishValueParser::new())]
     reset_damaged: bool,
+}
+
+/// What an acknowledged report survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Survives {
+    Process,
+    Power,
 }
 
 impl ServeArgs {
@@ -55,6 +69,10 @@ impl ServeArgs {
         options.listen = self.listen.resolve().context("--listen")?;
         options.datagram_size = self.serving.datagram_size;
         options.waiting = if self.busy_poll { Waiting::Spin } else { Waiting::Sleep };
+        options.durability = match self.durability {
+            Survives::Process => Durability::Process,
+            Survives::Power => Durability::Power,
+        };
         options.damaged = if self.reset_damaged { Damaged::Reset } else { Damaged::Refuse };
         options.live = Arc::new(ArcSwap::from_pointee(self.config()));
         options.on_ready = Some(Box::new(|address| {

@@ -8,6 +8,8 @@ use crate::layout::header::UndoHeader;
 use crate::layout::parent::Parent;
 use crate::layout::record::LeafHead;
 use crate::layout::record::RecordHead;
+use crate::layout::redo::RedoBatchHead;
+use crate::layout::redo::RedoHeader;
 
 /// Granularity of the sections of the file: the page of every supported machine
 /// divides it or equals it.
@@ -61,6 +63,10 @@ pub const CAPACITY_MAX: usize =
         / LEAF_ALIGN
         * LEAF_ALIGN;
 
+/// Longest half of a redo log: offsets in one fit a u32, and reading all of a log at
+/// recovery takes seconds.
+pub const REDO_HALF_LEN_MAX: u64 = 1 << 30;
+
 const _: () = {
     assert!(size_of::<Header>() <= PAGE_SIZE);
     assert!(size_of::<StateSlot>() <= PAGE_SIZE / 2);
@@ -68,6 +74,11 @@ const _: () = {
     assert!(size_of::<Parent>() == 64);
     assert!(size_of::<RecordHead>() == 32);
     assert!(size_of::<LeafHead>() == 24);
+    assert!(size_of::<RedoHeader>() <= PAGE_SIZE);
+    assert!(size_of::<RedoBatchHead>() == 64);
+    // Leaves in a batch are read in place.
+    assert!(size_of::<RedoBatchHead>().is_multiple_of(LEAF_ALIGN));
+    assert!(REDO_HALF_LEN_MAX <= u32::MAX as u64);
     assert!(PAGE_SIZE.is_multiple_of(STRIDE_ALIGN));
     assert!(STRIDE_ALIGN.is_multiple_of(LEAF_ALIGN));
     assert!(DATAGRAM_SIZE_DEFAULT >= DATAGRAM_SIZE_MIN);

@@ -9,6 +9,7 @@ mod id;
 pub mod limits;
 mod parent;
 mod record;
+mod redo;
 
 pub use header::Header;
 pub use header::STATE_SLOT_OFFSETS;
@@ -28,3 +29,5 @@ pub use record::LeafHead;
 pub use record::RecordHead;
 pub use record::leaf_wire_len;
 pub use record::stride_for;
+pub use redo::RedoBatchHead;
+pub use redo::RedoHeader;

@@ -13,11 +13,14 @@ use crate::layout::ParentId;
 use crate::layout::Revision;
 use crate::layout::TreeId;
 use crate::layout::TreeRole;
+use crate::sync::CommitId;
 use crate::sync::Leaves;
 use crate::sync::ReplicaLeaves;
 use crate::sync::ServedLeaves;
 use crate::sync::WriteRefusal;
 use crate::tree::Mark;
+use crate::tree::RedoBatch;
+use crate::tree::StageError;
 use crate::tree::Tree;
 use crate::tree::WriteError;
 use crate::wire::Leaf;
@@ -59,6 +62,16 @@ pub(super) struct TreeLeaves {
     noting: Noting,
     noted: Vec<DataLocId>,
     coverage: Coverage,
+    /// Where writes wait for a commit, if they are to survive power loss.
+    staging: Option<Staging>,
+}
+
+/// Leaves that wait to become durable together.
+#[derive(Debug)]
+struct Staging {
+    batch: RedoBatch,
+    /// What the protocol calls their commit.
+    commit: CommitId,
 }
 
 impl TreeLeaves {
@@ -78,7 +91,33 @@ impl TreeLeaves {
             noting: how.noting,
             noted: Vec::new(),
             coverage: how.coverage,
+            staging: None,
         }
+    }
+
+    /// From now on writes are staged, and stored by whoever takes the batches. Names
+    /// the commit before the first.
+    pub(super) fn begin_staging(&mut self, batch: RedoBatch) -> CommitId {
+        self.staging = Some(Staging { batch, commit: CommitId(1) });
+        CommitId(0)
+    }
+
+    /// Writes are stored at once again.
+    pub(super) fn end_staging(&mut self) {
+        self.staging = None;
+    }
+
+    /// Whether nothing is staged.
+    pub(super) fn is_staged_empty(&self) -> bool {
+        self.staging.as_ref().is_none_or(|staging| staging.batch.is_empty())
+    }
+
+    /// Takes what is staged, to be committed, and goes on with an empty batch.
+    pub(super) fn take_staged(&mut self, empty: RedoBatch) -> (RedoBatch, CommitId) {
+        let staging = self.staging.as_mut().expect("there is something staged");
+        let commit = staging.commit;
+        staging.commit = CommitId(commit.0 + 1);
+        (core::mem::replace(&mut staging.batch, empty), commit)
     }
 
     /// The tree.
@@ -208,7 +247,19 @@ impl ServedLeaves for TreeLeaves {
 
     #[inline]
     fn write(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteRefusal> {
-        self.tree.write(leaf, data).map_err(refusal)
+        let Some(staging) = &mut self.staging else {
+            return self.tree.write(leaf, data).map_err(refusal);
+        };
+        match self.tree.stage(leaf, data, &mut staging.batch) {
+            Ok(revision) => Ok(revision),
+            Err(StageError::Write(error)) => Err(refusal(error)),
+            // Not now: there is room when the commit under way is done.
+            Err(_) => Err(WriteRefusal::Trouble),
+        }
+    }
+
+    fn commit(&self) -> Option<CommitId> {
+        self.staging.as_ref().map(|staging| staging.commit)
     }
 
     fn check_write(&self, leaf: DataLocId, data_size: usize) -> Result<(), WriteRefusal> {

@@ -55,6 +55,11 @@ impl Stop {
         self.0.wake();
     }
 
+    /// Lets a sleeping loop have a look around.
+    pub(super) fn wake(&self) {
+        self.0.wake();
+    }
+
     /// Whether the loop was asked to end.
     pub fn is_stopped(&self) -> bool {
         self.0.stop.load(Ordering::Acquire)

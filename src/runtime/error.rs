@@ -14,7 +14,9 @@ use crate::tree::CreateError;
 use crate::tree::FileLoss;
 use crate::tree::GrowError;
 use crate::tree::OpenError;
+use crate::tree::RedoError;
 use crate::tree::SyncError;
+use crate::tree::WriteError;
 
 /// What both sides may fail at.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,23 @@ pub enum LoopError {
         source: FileLoss,
         /// What to do about it.
         hint: &'static str,
+    },
+    /// The redo log could not be made or written: what is not acknowledged may be lost,
+    /// and the next server recovers the rest.
+    #[error("{path}: {source}", path = .path.display())]
+    Redo {
+        /// The tree file.
+        path: PathBuf,
+        /// What failed.
+        source: RedoError,
+    },
+    /// What had become durable could not be stored in the tree. The next server does.
+    #[error("{path}: {source}", path = .path.display())]
+    Store {
+        /// The tree file.
+        path: PathBuf,
+        /// What failed.
+        source: WriteError,
     },
     /// Something that the loop needs is not to be had.
     #[error("cannot {what}: {source}")]

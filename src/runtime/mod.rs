@@ -15,6 +15,7 @@
 
 mod adapter;
 mod clock;
+mod commits;
 mod control;
 mod error;
 mod growth;
@@ -54,6 +55,7 @@ pub use mirror::mirror;
 pub use observer::Changes;
 pub use observer::MirrorObserver;
 pub use observer::MirrorStatus;
+pub use options::Durability;
 pub use options::LayoutPull;
 pub use options::MirrorOptions;
 pub use options::MirrorUntil;

@@ -40,6 +40,17 @@ pub enum Waiting {
     Spin,
 }
 
+/// What an acknowledged report survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// The death of the server's process.
+    #[default]
+    Process,
+    /// The loss of the machine's power, too: a report is acknowledged when it is on the
+    /// medium, by group commits to a redo log beside the tree.
+    Power,
+}
+
 /// What a server and a relay may change while they run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReloadableConfig {
@@ -89,6 +100,8 @@ pub struct ServeOptions {
     pub datagram_size: usize,
     /// How the loop waits.
     pub waiting: Waiting,
+    /// What an acknowledged report survives.
+    pub durability: Durability,
     /// What to do with damaged leaves.
     pub damaged: Damaged,
     /// Size of the event ring, in bytes.
@@ -109,6 +122,7 @@ impl ServeOptions {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             datagram_size: DATAGRAM_SIZE_DEFAULT,
             waiting: Waiting::default(),
+            durability: Durability::default(),
             damaged: Damaged::Refuse,
             ring_size: RING_SIZE_DEFAULT,
             receive_buffer: RECEIVE_BUFFER_DEFAULT,

@@ -15,6 +15,7 @@ use crate::layout::TreeRole;
 use crate::runtime::adapter::TreeLeaves;
 use crate::runtime::clock::Clock;
 use crate::runtime::clock::Turn;
+use crate::runtime::commits::Commits;
 use crate::runtime::control::Control;
 use crate::runtime::error::LoopError;
 use crate::runtime::error::ServeError;
@@ -23,6 +24,7 @@ use crate::runtime::growth::extension;
 use crate::runtime::journal::Journal;
 use crate::runtime::lookout::Lookout;
 use crate::runtime::metrics::Counters;
+use crate::runtime::options::Durability;
 use crate::runtime::options::OnReady;
 use crate::runtime::options::ReloadableConfig;
 use crate::runtime::options::ServeOptions;
@@ -41,6 +43,7 @@ use crate::tree::Ending;
 use crate::tree::GrowError;
 use crate::tree::OpenOptions;
 use crate::tree::Recovery;
+use crate::tree::Replay;
 use crate::tree::Tree;
 
 /// What a server did.
@@ -88,7 +91,12 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
     let start = (start, &mut tree);
     let side = ServingSide::new(outlet, Arc::clone(&live), kind, size, clock, start)?;
     info!("{}: life {life}, {}", options.tree.display(), leaves(tree.leaf_count()));
-    let serving = Serving { path: options.tree, live, clock, listen, side, tree };
+    let durability = options.durability;
+    let mut serving =
+        Serving { path: options.tree, live, clock, listen, side, tree, commits: None };
+    if durability == Durability::Power {
+        serving.begin_commits(&control)?;
+    }
     serving.run(waiting, control, options.on_ready)
 }
 
@@ -110,7 +118,14 @@ fn open(options: &ServeOptions) -> Result<Tree, ServeError> {
 /// Says what opening repaired.
 pub(super) fn log_recovery(path: &Path, recovery: &Recovery) {
     let path = path.display();
-    info!("{path}: opened; {}", told(recovery.ending));
+    info!("{path}: opened; {}", told(recovery.ending, &recovery.redo));
+    match recovery.redo {
+        Replay::Done { batches, leaves: count } => {
+            info!("{path}: {batches} commits of its redo log were taken over, {}", leaves(count));
+        }
+        Replay::Damaged => warn!("{path}: its redo log was damaged and is dropped"),
+        _ => {}
+    }
     if let Some(leaf) = recovery.undone {
         info!("{path}: leaf {leaf} was torn by a crash and has its former data again");
     }
@@ -122,13 +137,16 @@ pub(super) fn log_recovery(path: &Path, recovery: &Recovery) {
 }
 
 /// How the last owner ended, in words.
-fn told(ending: Ending) -> &'static str {
-    match ending {
-        Ending::Clean => "it was closed in good order",
-        Ending::ProcessDeath => {
+fn told(ending: Ending, redo: &Replay) -> &'static str {
+    match (ending, redo) {
+        (Ending::Clean, _) => "it was closed in good order",
+        (Ending::ProcessDeath, _) => {
             "its last owner was killed or crashed, and nothing acknowledged is lost"
         }
-        Ending::PowerLoss => {
+        (Ending::PowerLoss, Replay::Done { .. }) => {
+            "the machine went down with its last owner, and nothing acknowledged is lost"
+        }
+        (Ending::PowerLoss, _) => {
             "the machine went down with its last owner, or the file comes from another machine: \
              leaves may be older than what was acknowledged"
         }
@@ -198,6 +216,8 @@ struct Serving {
     listen: Listen,
     side: ServingSide,
     tree: TreeLeaves,
+    /// Where reports wait for the medium, if they are to survive power loss.
+    commits: Option<Commits>,
 }
 
 impl Serving {
@@ -216,9 +236,13 @@ impl Serving {
             on_ready(address);
         }
         let outcome = self.turns(&mut poller, source, &mut control, &mut journal);
+        let outcome = outcome.and_then(|()| self.settle());
         self.side.leave(&self.tree);
         let counters = self.counters();
         journal.end(&counters);
+        if let Some(commits) = self.commits.take() {
+            commits.end(&mut self.tree);
+        }
         let closed = self.tree.into_tree().close();
         outcome?;
         closed.map_err(|source| sync_error(&self.path, source))?;
@@ -240,6 +264,9 @@ impl Serving {
             let waited = poller.wait(turn.timeout(), control);
             waited.map_err(LoopError::system("wait for datagrams"))?;
             self.side.turn(poller, source, turn, end_of_period, &mut self.tree);
+            if let Some(commits) = &mut self.commits {
+                commits.turn(&mut self.side, &mut self.tree)?;
+            }
             lookout.look(self.clock.now(), self.tree.tree())?;
             journal.keep(self.clock.now(), || self.counters());
         }
@@ -263,13 +290,32 @@ impl Serving {
         self.live.store(Arc::new(config));
         self.side.reconfigure();
         info!("the configuration was read again");
-        schema.map_or(Ok(()), |schema| self.follow(&schema))
+        schema.map_or(Ok(()), |schema| self.follow(&schema, control))
     }
 
-    fn follow(&mut self, schema: &Path) -> Result<(), ServeError> {
+    fn begin_commits(&mut self, control: &Control) -> Result<(), ServeError> {
+        self.commits = Some(Commits::start(&mut self.tree, control.stop_handle())?);
+        Ok(())
+    }
+
+    /// Waits until all that was staged is durable, stored and acknowledged.
+    fn settle(&mut self) -> Result<(), ServeError> {
+        match &mut self.commits {
+            None => Ok(()),
+            Some(commits) => Ok(commits.settle(&mut self.side, &mut self.tree)?),
+        }
+    }
+
+    fn follow(&mut self, schema: &Path, control: &Control) -> Result<(), ServeError> {
+        self.settle()?;
         let (path, size) = (&self.path, self.listen.datagram_size);
         let grown = self.tree.grow(|tree| follow_schema(path, schema, size, tree))?;
         if grown == Grown::Yes {
+            if let Some(commits) = self.commits.take() {
+                // The log is one of the layout before.
+                commits.end(&mut self.tree);
+                self.begin_commits(control)?;
+            }
             self.side.rejoin_all(end_of_period(&self.tree), &mut self.tree);
         }
         Ok(())
@@ -278,6 +324,9 @@ impl Serving {
     fn counters(&self) -> Counters {
         let mut counters = Counters::default();
         self.side.count(&mut counters);
+        if let Some(commits) = &self.commits {
+            commits.count(&mut counters);
+        }
         let help = "Leaves of the tree.";
         counters.add_level("tree", "leaves", help, u64::from(self.tree.leaf_count()));
         counters

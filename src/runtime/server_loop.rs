@@ -37,6 +37,7 @@ use crate::runtime::outlet::OutletParts;
 use crate::runtime::outlet::trace_in;
 use crate::runtime::poll::Poller;
 use crate::runtime::poll::Source;
+use crate::sync::CommitId;
 use crate::sync::PeriodEnd;
 use crate::sync::Reports;
 use crate::sync::Role;
@@ -247,6 +248,13 @@ impl ServingSide {
         if !self.period.is_zero() || self.has_news(end, tree) {
             self.end_period(now, end, tree);
         }
+    }
+
+    /// Acknowledges what this commit and those before it made durable.
+    pub(super) fn committed(&mut self, commit: CommitId, tree: &TreeLeaves) {
+        self.server.handle_committed(commit);
+        self.drain(tree);
+        self.outlet.flush();
     }
 
     /// Takes over the configuration that is in force now.

@@ -173,7 +173,12 @@ impl SimLeaves {
     /// # Errors
     /// As [`Tree::grow`].
     pub(super) fn grow(&mut self, layout: Layout) -> Result<(), GrowError> {
+        let before = self.tree.layout_hash();
         let grown = self.tree.grow(layout);
+        if self.tree.layout_hash() == before {
+            // It found no room, and is as it was.
+            return grown.map(|_| ());
+        }
         self.blob = self.tree.layout().to_blob();
         self.steps.clear();
         self.touched.clear();

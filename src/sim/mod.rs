@@ -9,7 +9,8 @@
 //! travelled last.
 //!
 //! The trees are files, of the code that the product runs: a kill is a drop, and a
-//! restart opens the file again, after a power loss an image of it.
+//! restart opens the file again, after a power loss an image of it. What a disk may hold
+//! under `--durability power` is a matter of its own: [`draw_images`] draws it.
 
 #[cfg(test)]
 mod bent;
@@ -19,6 +20,12 @@ mod checks;
 mod faults;
 mod follow;
 mod forgery;
+mod images;
+mod images_check;
+mod images_disk;
+mod images_history;
+mod images_slots;
+mod images_watch;
 mod leaves;
 mod network;
 mod node;
@@ -37,6 +44,12 @@ mod world;
 
 pub use checks::Broken;
 pub use checks::Counted;
+pub use images::BadImage;
+pub use images::IMAGES_OF_HISTORY;
+pub use images::ImageBug;
+pub use images::ImageOptions;
+pub use images::ImageReport;
+pub use images::draw_images;
 pub use options::Faults;
 pub use options::Fixed;
 pub use options::Options;

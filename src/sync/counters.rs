@@ -75,6 +75,10 @@ counters! {
         reports,
         /// REPORT datagrams that had been applied before.
         reports_repeated,
+        /// REPORT datagrams that came again while the commit of their leaves was under way.
+        reports_waiting,
+        /// ACKs planned.
+        acks,
         /// REPORT datagrams that could not be written and are not acknowledged.
         reports_failed,
         /// REPORT datagrams dropped because they lie beyond the device's window.

@@ -38,6 +38,11 @@ pub trait Leaves {
     fn digest_of_parent(&self, parent: ParentId) -> Digest;
 }
 
+/// A commit of a tree: what was written before it is durable when it is done. They are
+/// numbered in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CommitId(pub u64);
+
 /// What a server asks of the tree that it serves.
 pub trait ServedLeaves: Leaves {
     /// Highest revision held when the life began.
@@ -55,6 +60,13 @@ pub trait ServedLeaves: Leaves {
     /// # Errors
     /// The leaf keeps what it held.
     fn write(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteRefusal>;
+    /// The commit that makes durable what was written last, if a write is not as
+    /// durable as was promised when it returns. The leaf may keep its former value
+    /// until that commit is done; its driver then tells
+    /// [`Server::handle_committed`](crate::sync::Server::handle_committed).
+    fn commit(&self) -> Option<CommitId> {
+        None
+    }
     /// Says whether a write would be taken, without making it.
     ///
     /// # Errors

@@ -56,6 +56,7 @@ pub use follow::Progress;
 pub use join::JoinError;
 pub use join::Joined;
 pub use join::Role;
+pub use leaves::CommitId;
 pub use leaves::Leaves;
 pub use leaves::ReplicaLeaves;
 pub use leaves::ServedLeaves;

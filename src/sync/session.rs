@@ -1,8 +1,8 @@
 //! What a server keeps about one client: a fixed few bytes, whatever it does.
 
 use crate::sync::budget::TokenBucket;
-use crate::sync::handled::Handled;
 use crate::sync::join::Role;
+use crate::sync::server::Reported;
 use crate::sync::time::Time;
 
 /// One client.
@@ -20,5 +20,5 @@ pub(crate) struct Session {
     /// RESPONSE and LAYOUT datagrams that it may still ask for.
     pub(crate) budget: TokenBucket,
     /// Device: the REPORTs that were handled.
-    pub(crate) handled: Handled,
+    pub(crate) reported: Reported,
 }

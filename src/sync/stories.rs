@@ -448,6 +448,70 @@ fn reports_outlive_a_restart_of_the_server() {
 }
 
 #[test]
+fn what_was_acknowledged_outlives_power_where_acks_wait_for_commits() {
+    let mut waited = 0;
+    for seed in SEEDS {
+        let mut world = World::new(seed, MemTree::new(50, 64), 1);
+        world.tree.staged = Some(Vec::new());
+        world.weather = storm();
+        assert!(world.run_until(30 * SECOND, |world| world.device.joined().is_some()));
+        for round in 0..300_u32 {
+            let data = round.to_le_bytes();
+            while world.device.report(world.now, DataLocId(round % 50), &data).is_err() {
+                world.run_for(Duration::from_millis(5));
+                world.commit();
+            }
+            world.device.flush(world.now);
+            world.run_for(Duration::from_millis(1));
+            if world.random.chance(0.2) {
+                world.commit();
+            }
+            if world.random.chance(0.01) {
+                world.lose_power(20 + round);
+                expect_acknowledged(&world, seed);
+            }
+        }
+        let done = |world: &World| world.device.is_idle();
+        for _ in 0..2_000 {
+            world.commit();
+            world.run_until(Duration::from_millis(20), done);
+        }
+        assert!(done(&world), "seed {seed}");
+        expect_acknowledged(&world, seed);
+        waited += world.server.counters().reports_waiting;
+        world.weather = Weather::default();
+        settle(&mut world);
+    }
+    assert!(waited > 0, "no REPORT came again while its commit was under way");
+}
+
+/// Round k was reported as k + 1st to leaf k % 50.
+fn expect_acknowledged(world: &World, seed: u64) {
+    for round in 0..world.device.acknowledged_through() as u32 {
+        let held = round_of(&world.tree.leaves[round as usize % 50]);
+        assert!(held >= round, "seed {seed}: {round} was acknowledged, {held} is held");
+    }
+}
+
+#[test]
+fn acks_of_one_commit_share_datagrams_and_none_comes_before_it() {
+    let mut world = World::new(3, MemTree::new(50, 64), 0);
+    world.tree.staged = Some(Vec::new());
+    world.run_for(SECOND);
+    for leaf in 0..40_u32 {
+        world.device.report(world.now, DataLocId(leaf), &[7; 60]).unwrap();
+        world.device.flush(world.now);
+    }
+    world.run_for(SECOND);
+    assert_eq!((world.acknowledged, world.device.is_idle()), (0, false));
+    assert_eq!(world.tree.leaves[0].data, b"", "not before it is durable");
+    world.commit();
+    world.run_for(Duration::from_millis(10));
+    assert_eq!((world.acknowledged, world.device.is_idle()), (40, true));
+    assert_eq!(world.server.counters().acks, 1);
+}
+
+#[test]
 fn reports_of_a_tree_that_grew_wait_until_they_are_renumbered() {
     let mut world = World::new(14, MemTree::new(50, 64), 0);
     let config = DeviceConfig { layout: LayoutWish::Pull, tree_id: None };

@@ -23,6 +23,7 @@ use crate::layout::leaf_wire_len;
 use crate::sync::Client;
 use crate::sync::ClientConfig;
 use crate::sync::ClientEvent;
+use crate::sync::CommitId;
 use crate::sync::Device;
 use crate::sync::DeviceConfig;
 use crate::sync::DeviceEvent;
@@ -99,6 +100,10 @@ pub(crate) struct MemTree {
     blob: Vec<u8>,
     pub(crate) marks: bool,
     pub(crate) noted: (Life, Revision),
+    /// Writes that wait for a commit, where a write is not durable at once.
+    pub(crate) staged: Option<Vec<(u32, LeafHead, Vec<u8>)>>,
+    /// The commit that they wait for.
+    commit: u64,
 }
 
 fn head(leaf: u32, revision: Revision, data: &[u8]) -> LeafHead {
@@ -144,7 +149,19 @@ impl MemTree {
             blob,
             marks: false,
             noted: (Life(0), Revision::ZERO),
+            staged: None,
+            commit: 0,
         }
+    }
+
+    /// Makes durable what waits, and names the commit that did.
+    fn commit_staged(&mut self) -> CommitId {
+        for (leaf, head, data) in self.staged.replace(Vec::new()).into_iter().flatten() {
+            self.store(leaf, head, &data);
+            self.changed.insert(leaf);
+        }
+        self.commit += 1;
+        CommitId(self.commit - 1)
     }
 
     pub(crate) fn begin_life(&mut self, life: u32) {
@@ -233,9 +250,17 @@ impl ServedLeaves for MemTree {
     fn write(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteRefusal> {
         self.check_write(leaf, data.len())?;
         let revision = self.newest.max(self.life.base()).next();
+        if let Some(staged) = &mut self.staged {
+            self.newest = revision;
+            staged.push((leaf.0, head(leaf.0, revision, data), data.to_vec()));
+            return Ok(revision);
+        }
         self.store(leaf.0, head(leaf.0, revision, data), data);
         self.changed.insert(leaf.0);
         Ok(revision)
+    }
+    fn commit(&self) -> Option<CommitId> {
+        self.staged.as_ref().map(|_| CommitId(self.commit))
     }
     fn check_write(&self, leaf: DataLocId, data_size: usize) -> Result<(), WriteRefusal> {
         if leaf.0 >= self.leaf_count() {
@@ -407,6 +432,19 @@ impl World {
         let random = Box::new(Seeded::new(self.random.next_u64()));
         let end = origin(&self.tree);
         self.server = Server::new(self.config.clone(), random, self.now, end, &mut self.tree);
+    }
+
+    /// Makes durable what was written, where that takes a commit, and says so.
+    pub(crate) fn commit(&mut self) {
+        let commit = self.tree.commit_staged();
+        self.server.handle_committed(commit);
+        self.drain_server();
+    }
+
+    /// The server loses what was not durable, and begins another life.
+    pub(crate) fn lose_power(&mut self, life: u32) {
+        self.tree.staged = Some(Vec::new());
+        self.restart_server(life);
     }
 
     /// Hands a client bytes as if the server had sent them.

@@ -32,6 +32,7 @@ use crate::tree::mishap::perform;
 use crate::tree::plan::Layout;
 use crate::tree::record::CHANGE_FLAG_AT;
 use crate::tree::record::empty_head;
+use crate::tree::redo_log::redo_path;
 use crate::tree::state::State;
 
 /// What a new tree is.
@@ -139,14 +140,17 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// There is a file of that name, or no space, or a call failed.
+    /// There is a file of that name, or a redo log of such a file, or no space, or a call failed.
     pub fn create(
         path: &Path,
         layout: Layout,
         options: CreateOptions,
     ) -> Result<Tree, CreateError> {
-        if path.symlink_metadata().is_ok() {
-            return Err(CreateError::Exists { path: path.to_owned() });
+        // A redo log that lies there would be taken for this tree's.
+        for taken in [Some(path.to_owned()), redo_path(path)].into_iter().flatten() {
+            if taken.symlink_metadata().is_ok() {
+                return Err(CreateError::Exists { path: taken });
+            }
         }
         create_at(path, layout, options).map_err(|error| error.at(path))
     }

@@ -133,7 +133,7 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     perform(Call::Folder, || File::open(folder_of(path))?.sync_all())
 }
 

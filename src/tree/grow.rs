@@ -32,6 +32,8 @@ pub enum GrowError {
         /// What the system said.
         source: io::Error,
     },
+    /// Leaves are staged, and not stored yet.
+    Staged,
     /// A call failed.
     Io {
         /// What was to be done.
@@ -48,6 +50,7 @@ impl fmt::Display for GrowError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             GrowError::Layout(error) => write!(f, "{error}"),
+            GrowError::Staged => write!(f, "growth: leaves are staged and not stored yet"),
             GrowError::Space { needed, source } => {
                 write!(f, "growth: cannot reserve {needed} bytes: {source}")
             }
@@ -65,6 +68,7 @@ impl std::error::Error for GrowError {
             GrowError::Layout(error) => Some(error),
             GrowError::Space { source, .. } | GrowError::Io { source, .. } => Some(source),
             GrowError::Name(source) => Some(source),
+            GrowError::Staged => None,
         }
     }
 }
@@ -81,12 +85,16 @@ impl From<FillError> for GrowError {
 impl Tree {
     /// Gives the tree another layout that keeps every leaf it has. Data, revisions
     /// and ChangeFlags stay; DataLocIDs may change, and with them checksums. Readers
-    /// go over to the new file; one in mid-read finishes in the old one.
+    /// go over to the new file; one in mid-read finishes in the old one. A redo log
+    /// belongs to the old layout and takes no leaves of the new one: a new one is made.
     ///
     /// # Errors
     ///
-    /// The layout drops something, there is no space, or a call failed.
+    /// The layout drops something, leaves are staged, there is no space, or a call failed.
     pub fn grow(&mut self, new: Layout) -> Result<Growth, GrowError> {
+        if self.has_staged() {
+            return Err(GrowError::Staged);
+        }
         let growth = new.extends(self.layout()).map_err(GrowError::Layout)?;
         let fresh = match &self.path {
             Some(path) => Fresh::to_replace(path),
@@ -143,10 +151,10 @@ impl Tree {
     /// Goes over to a new file. Readers are told by the swap; the old file is
     /// unlocked when its last descriptor closes, here.
     fn adopt(&mut self, parts: Parts) {
-        let (shared, run) = (Arc::clone(&self.shared), self.run);
+        let (shared, run, redo) = (Arc::clone(&self.shared), self.run, self.redo.take());
         let tree = parts.into_tree();
         shared.store(Arc::clone(&tree.generation));
-        *self = Tree { shared, run, ..tree };
+        *self = Tree { shared, run, redo, ..tree };
     }
 }
 

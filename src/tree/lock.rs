@@ -6,6 +6,7 @@ use std::fs::TryLockError;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::tree::open::OpenError;
 
@@ -18,16 +19,21 @@ const ATTEMPTS: u32 = 16;
 /// neither vanishes when another descriptor of the file closes, nor lets the same
 /// process open the tree twice.
 #[derive(Debug)]
-pub(crate) struct LockedFile(File);
+pub(crate) struct LockedFile(Arc<File>);
 
 impl LockedFile {
     /// Locks `file`, or tells at once that it is locked already.
     pub(crate) fn new(file: File) -> Result<LockedFile, TryLockError> {
-        file.try_lock().map(|()| LockedFile(file))
+        file.try_lock().map(|()| LockedFile(Arc::new(file)))
     }
 
     /// The file.
     pub(crate) fn file(&self) -> &File {
+        &self.0
+    }
+
+    /// The file, to be held by others too. The lock ends without them.
+    pub(crate) fn shared(&self) -> &Arc<File> {
         &self.0
     }
 }

@@ -7,8 +7,10 @@
 //! found, never marked as closed in good order, so that the next opening verifies it.
 
 use core::fmt;
+use std::fs::File;
 use std::io;
 
+use crate::tree::map::Map;
 use crate::tree::mapped::Tree;
 
 /// Why a file that is in use cannot be relied on any more.
@@ -75,15 +77,20 @@ impl Tree {
     ///
     /// What happened to the file. The tree is not to be used any more then.
     pub fn check_file(&self) -> Result<(), FileLoss> {
-        let expected = self.layout().file_len();
-        let found = self.file.file().metadata().map_err(FileLoss::Unknown)?.len();
-        if found != expected {
-            return Err(FileLoss::Length { expected, found });
-        }
-        match self.owner.map().lost() {
-            None => Ok(()),
-            Some(offset) => Err(FileLoss::Page { offset: offset as u64 }),
-        }
+        check_loss(self.file.file(), self.owner.map())
+    }
+}
+
+/// The same for whoever holds the file and its mapping, which are equally long.
+pub(crate) fn check_loss(file: &File, map: &Map) -> Result<(), FileLoss> {
+    let expected = map.len() as u64;
+    let found = file.metadata().map_err(FileLoss::Unknown)?.len();
+    if found != expected {
+        return Err(FileLoss::Length { expected, found });
+    }
+    match map.lost() {
+        None => Ok(()),
+        Some(offset) => Err(FileLoss::Page { offset: offset as u64 }),
     }
 }
 

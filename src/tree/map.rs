@@ -32,6 +32,7 @@ use memmap2::MmapRaw;
 use crate::layout::limits::PAGE_SIZE;
 use crate::tree::mishap::Call;
 use crate::tree::mishap::perform;
+use crate::tree::mishap::perform_on;
 use crate::tree::sigbus::Watch;
 
 /// Bytes of the words that are copied one by one.
@@ -142,6 +143,12 @@ impl Map {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Stores that still reach a mapping that is made: for code that makes its own.
+    pub(crate) static BORN_WITH: Cell<u64> = const { Cell::new(u64::MAX) };
+}
+
 /// The right to store into a mapping. There is one for each, and only the thread
 /// that holds it can use it (it is not `Sync`, and every store takes `&mut`).
 #[derive(Debug)]
@@ -168,7 +175,7 @@ impl Owner {
             map: Arc::new(map),
             not_sync: PhantomData,
             #[cfg(test)]
-            stores_left: Cell::new(u64::MAX),
+            stores_left: Cell::new(BORN_WITH.get()),
         })
     }
 
@@ -248,7 +255,8 @@ impl Owner {
     /// Writes a part back, and waits. It begins at a page and ends anywhere.
     pub(crate) fn sync_range(&self, offset: usize, len: usize) -> io::Result<()> {
         debug_assert!(offset.is_multiple_of(PAGE_SIZE));
-        perform(Call::WriteBack, || self.map.raw.flush_range(offset, len))
+        let part = offset as u64..(offset + len) as u64;
+        perform_on(Call::WriteBack, part, || self.map.raw.flush_range(offset, len))
     }
 
     #[cfg(test)]

@@ -26,6 +26,8 @@ use crate::tree::mishap::Call;
 use crate::tree::mishap::perform;
 use crate::tree::plan::Layout;
 use crate::tree::read::TreeReader;
+use crate::tree::redo_log;
+use crate::tree::redo_log::Attached;
 use crate::tree::state::Closed;
 use crate::tree::state::State;
 use crate::tree::state::SyncError;
@@ -60,13 +62,17 @@ pub struct Tree {
     pub(crate) tree_id: TreeId,
     pub(crate) created_unix_s: u64,
     pub(crate) run: Run,
+    /// The redo log of this life, if there is one.
+    pub(crate) redo: Option<Attached>,
 }
 
 /// What a server makes revisions from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// Highest revision given or held.
+    /// Highest revision given or held, of leaves that are stored.
     pub(crate) newest: Revision,
+    /// Highest revision given, also to leaves that wait for a redo log.
+    pub(crate) staged: Revision,
     /// Highest revision held when the life began; nothing before that.
     pub(crate) life_start: Option<Revision>,
 }
@@ -104,7 +110,8 @@ impl Parts {
             state: self.state,
             tree_id: self.tree_id,
             created_unix_s: self.created_unix_s,
-            run: Run { newest: Revision(newest), life_start: None },
+            run: Run { newest: Revision(newest), staged: Revision(newest), life_start: None },
+            redo: None,
         }
     }
 }
@@ -259,7 +266,8 @@ impl Tree {
         self.check_file().map_err(SyncError::Lost)
     }
 
-    /// Ends in good order: everything is written back and the state says so.
+    /// Ends in good order: everything is written back and the state says so. Only then
+    /// is a redo log removed; what was staged and not stored was not acknowledged.
     ///
     /// # Errors
     ///
@@ -277,7 +285,11 @@ impl Tree {
             self.state.store(&mut self.owner);
         }
         closed?;
-        self.check_file().map_err(SyncError::Lost)
+        self.check_file().map_err(SyncError::Lost)?;
+        match &self.redo {
+            None => Ok(()),
+            Some(redo) => redo_log::remove(&redo.path).map_err(SyncError::Log),
+        }
     }
 }
 

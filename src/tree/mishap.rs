@@ -1,7 +1,8 @@
 //! The calls that reserve space and write back, in one place so that tests and the
-//! simulator let any of them fail.
+//! simulator let any of them fail, and the simulator sees what is on the medium when.
 
 use std::io;
+use std::ops::Range;
 
 /// A call on whose success promises rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,16 +13,76 @@ pub(crate) enum Call {
     WriteBack,
     /// A folder is written back.
     Folder,
+    /// Bytes are written into a redo log.
+    LogWrite,
+    /// A redo log is written back.
+    LogBack,
+    /// A redo log is removed.
+    LogRemove,
 }
 
 /// Makes a call. A test may have it fail instead.
 #[inline]
 pub(crate) fn perform(call: Call, make: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    perform_on(call, 0..u64::MAX, make)
+}
+
+/// Makes a call that concerns a part of its file.
+#[inline]
+pub(crate) fn perform_on(
+    call: Call,
+    part: Range<u64>,
+    make: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
     #[cfg(any(test, feature = "sim"))]
     injected::pass(call)?;
-    // The kind matters to tests and simulated worlds alone.
-    let _ = call;
-    make()
+    #[cfg(feature = "sim")]
+    watched::tell(call, &part, watched::Phase::Begin);
+    let made = make();
+    #[cfg(feature = "sim")]
+    watched::tell(call, &part, watched::Phase::End);
+    // Kind and part matter to those alone.
+    let _ = (call, part);
+    made
+}
+
+/// What the simulator is told: one look at a variable of the thread beside a call that
+/// waits for a medium.
+#[cfg(feature = "sim")]
+pub(crate) mod watched {
+    use std::cell::RefCell;
+    use std::ops::Range;
+
+    use super::Call;
+
+    /// Before a call, or after it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Phase {
+        Begin,
+        End,
+    }
+
+    type Watcher = Box<dyn FnMut(Call, &Range<u64>, Phase)>;
+
+    thread_local! {
+        static WATCHER: RefCell<Option<Watcher>> = const { RefCell::new(None) };
+    }
+
+    /// Tells `watcher` of the calls that `run` makes in this thread.
+    pub(crate) fn watch<T>(watcher: Watcher, run: impl FnOnce() -> T) -> T {
+        let before = WATCHER.replace(Some(watcher));
+        let result = run();
+        WATCHER.set(before);
+        result
+    }
+
+    pub(super) fn tell(call: Call, part: &Range<u64>, phase: Phase) {
+        WATCHER.with_borrow_mut(|watcher| {
+            if let Some(watcher) = watcher {
+                watcher(call, part, phase);
+            }
+        });
+    }
 }
 
 /// What tests and simulated worlds of this thread let fail.

@@ -12,6 +12,7 @@
 //! What is sent to whom, and which revision replaces which, is left to `sync`.
 
 mod blob;
+mod checkpoint;
 mod create;
 mod dump;
 mod dump_reader;
@@ -35,16 +36,24 @@ mod read;
 mod record;
 mod record_check;
 mod recover;
+mod redo_batch;
+mod redo_log;
+mod redo_read;
+#[cfg(test)]
+mod redo_tests;
 mod restore;
 mod scan;
 mod schema;
 mod schema_error;
 mod schema_text;
 mod sigbus;
+#[cfg(feature = "sim")]
+pub(crate) mod sim_seam;
 mod state;
 mod write;
 
 pub use blob::BlobError;
+pub use checkpoint::Checkpoint;
 pub use create::CreateError;
 pub use create::CreateOptions;
 pub use dump::DumpError;
@@ -91,6 +100,17 @@ pub use record_check::Origin;
 pub use recover::Damaged;
 pub use recover::Ending;
 pub use recover::Recovery;
+pub use recover::Replay;
+pub use redo_batch::RedoBatch;
+pub use redo_batch::StageError;
+pub use redo_log::Appended;
+pub use redo_log::Freed;
+pub use redo_log::Left;
+pub use redo_log::RedoError;
+pub use redo_log::RedoLog;
+pub use redo_log::redo_path;
+pub use redo_read::RedoFault;
+pub use redo_read::RedoSummary;
 pub use scan::LeafState;
 pub use scan::Leaves;
 pub use scan::Scanned;

@@ -37,6 +37,13 @@ use crate::tree::record::RecordFault;
 use crate::tree::recover::Damaged;
 use crate::tree::recover::Recovery;
 use crate::tree::recover::Scan;
+use crate::tree::redo_batch::Stamp;
+use crate::tree::redo_log;
+use crate::tree::redo_log::redo_path;
+use crate::tree::redo_read::Beside;
+use crate::tree::redo_read::Redo;
+use crate::tree::redo_read::RedoFault;
+use crate::tree::redo_read::open_beside;
 use crate::tree::schema_error::SchemaError;
 use crate::tree::state::State;
 use crate::tree::state::SyncError;
@@ -147,6 +154,13 @@ pub enum OpenError {
         /// Of how many.
         leaf_count: u32,
     },
+    /// The redo log beside the tree does not let it be opened.
+    Redo {
+        /// The log.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        fault: RedoFault,
+    },
     /// The state could not be written back.
     Sync(SyncError),
 }
@@ -192,6 +206,7 @@ impl fmt::Display for OpenError {
             OpenError::Damaged { first, fault, count, leaf_count } => {
                 write!(f, "{count} of {leaf_count} leaves are damaged, first leaf {first}: {fault}")
             }
+            OpenError::Redo { path, fault } => write!(f, "{}: {fault}", path.display()),
             OpenError::Sync(error) => write!(f, "{error}"),
         }
     }
@@ -203,6 +218,7 @@ impl std::error::Error for OpenError {
             OpenError::Io { source, .. } | OpenError::Space { source, .. } => Some(source),
             OpenError::Schema(error) => Some(error),
             OpenError::Damaged { fault, .. } => Some(fault),
+            OpenError::Redo { fault, .. } => Some(fault),
             OpenError::Sync(error) => Some(error),
             _ => None,
         }
@@ -225,11 +241,33 @@ impl Tree {
     /// then, but for [`OpenError::Sync`].
     pub fn open(path: &Path, options: OpenOptions) -> Result<(Tree, Recovery), OpenError> {
         let file = lock_named(path)?;
+        let log_path = redo_path(path).unwrap_or_default();
+        let log =
+            open_beside(path).map_err(|fault| OpenError::Redo { path: log_path.clone(), fault })?;
+        let was_there = log.is_some();
+        let opened = Tree::recover(file, path, log, options)?;
+        if was_there {
+            // All that it held is in the tree on the medium.
+            redo_log::remove(&log_path).map_err(OpenError::io("remove the redo log"))?;
+        }
+        Ok(opened)
+    }
+
+    /// Recovers from a file and the log beside it. The log may be removed then.
+    pub(crate) fn recover(
+        file: LockedFile,
+        path: &Path,
+        log: Option<File>,
+        options: OpenOptions,
+    ) -> Result<(Tree, Recovery), OpenError> {
         let verified = Verified::read(file.file())?;
         if verified.state.role != options.role {
             return Err(OpenError::Role { expected: options.role, found: verified.state.role });
         }
-        let (parts, scan) = verified.map(file, path.to_owned())?;
+        let redo = verified.read_log(log.as_ref(), options.damaged).map_err(|fault| {
+            OpenError::Redo { path: redo_path(path).unwrap_or_default(), fault }
+        })?;
+        let (parts, scan) = verified.map(file, path.to_owned(), redo)?;
         scan.refuse(options.damaged, parts.extents.leaf_count())?;
         scan.repair(parts.into_tree(), options.unix_s).map_err(OpenError::Sync)
     }
@@ -238,6 +276,7 @@ impl Tree {
 /// What was read of a file and follows from its schema.
 struct Verified {
     layout: Layout,
+    extents: Extents,
     state: State,
     tree_id: TreeId,
     created_unix_s: u64,
@@ -254,6 +293,7 @@ impl Verified {
         compare(&header, &layout)?;
         read_parents(file, &layout)?;
         Ok(Verified {
+            extents: Extents::new(&layout),
             state: read_state(file)?,
             tree_id: TreeId(header.tree_id.get()),
             created_unix_s: header.created_unix_s.get(),
@@ -261,12 +301,31 @@ impl Verified {
         })
     }
 
+    /// Reads the log beside the tree. One that is damaged counts as none where damage
+    /// is accepted.
+    fn read_log(&self, log: Option<&File>, damaged: Damaged) -> Result<Redo, RedoFault> {
+        let Some(log) = log else { return Ok(Redo::default()) };
+        if self.state.role == TreeRole::Replica {
+            return Err(RedoFault::Replica);
+        }
+        let stamp = Stamp {
+            tree_id: self.tree_id,
+            layout_hash: self.layout.layout_hash(),
+            life: self.state.life,
+        };
+        let (watermark, extents) = (self.state.watermark, &self.extents);
+        match Redo::read(log, &Beside { stamp, watermark, extents }) {
+            Err(fault) if fault.is_damage() && damaged == Damaged::Reset => Ok(Redo::damaged()),
+            other => other,
+        }
+    }
+
     /// Reads every record, and maps the file.
-    fn map(self, file: LockedFile, path: PathBuf) -> Result<(Parts, Scan), OpenError> {
+    fn map(self, file: LockedFile, path: PathBuf, redo: Redo) -> Result<(Parts, Scan), OpenError> {
         let len = map_len(&self.layout).map_err(OpenError::io("map the file"))?;
         bring_in(file.file(), len);
-        let extents = Extents::new(&self.layout);
-        let scanned = Scan::new(file.file(), &extents, &self.layout, &self.state);
+        let extents = self.extents;
+        let scanned = Scan::new(file.file(), &extents, &self.layout, &self.state, redo);
         let (scan, index) = scanned.map_err(OpenError::io("read the leaves"))?;
         // A copy of a file may have holes, which a full disk could not fill.
         let expected = self.layout.file_len();

@@ -22,6 +22,7 @@ use crate::tree::plan::UNDO_OFFSET;
 use crate::tree::record::RecordFault;
 use crate::tree::record::empty_head;
 use crate::tree::record::verify_record;
+use crate::tree::redo_read::Redo;
 use crate::tree::state::Closed;
 use crate::tree::state::State;
 use crate::tree::state::SyncError;
@@ -59,6 +60,24 @@ pub enum Ending {
     PowerLoss,
 }
 
+/// What became of the redo log beside a tree when that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// There is none.
+    NoLog,
+    /// All that it ever held was in the tree before.
+    Stale,
+    /// It was damaged, and that was accepted: what it held is lost.
+    Damaged,
+    /// It was looked through, and all that it holds is in the tree.
+    Done {
+        /// Whole batches that it holds.
+        batches: u64,
+        /// Leaves that it held a newer version of, or the only whole one.
+        leaves: u32,
+    },
+}
+
 /// What opening found and repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
@@ -70,6 +89,8 @@ pub struct Recovery {
     pub damaged: Vec<DataLocId>,
     /// How many were.
     pub damaged_count: u32,
+    /// What became of the redo log beside the tree.
+    pub redo: Replay,
 }
 
 /// What one pass over all records found. Nothing has been stored yet.
@@ -80,6 +101,9 @@ pub(crate) struct Scan {
     odd: Vec<DataLocId>,
     damaged: Vec<DataLocId>,
     first_fault: Option<RecordFault>,
+    redo: Redo,
+    /// Leaves that the redo log holds a newer or the only whole version of.
+    redone: Vec<DataLocId>,
 }
 
 impl Scan {
@@ -93,6 +117,7 @@ impl Scan {
         extents: &Extents,
         layout: &Layout,
         state: &State,
+        redo: Redo,
     ) -> io::Result<(Scan, Index)> {
         let mut index = Index::new(layout.leaf_count(), layout.parent_count());
         let mut scan = Scan {
@@ -101,8 +126,13 @@ impl Scan {
             odd: Vec::new(),
             damaged: Vec::new(),
             first_fault: None,
+            redo,
+            redone: Vec::new(),
         };
-        let mut buffer = vec![0; PIECE_LEN.max(layout.stride_max() as usize)];
+        // No more than there is of records: small trees are opened in microseconds.
+        let most = PIECE_LEN.max(layout.stride_max() as usize);
+        let len = usize::try_from(layout.records_len()).unwrap_or(usize::MAX).min(most);
+        let mut buffer = vec![0; len];
         for (first, count) in extents.runs(PIECE_LEN) {
             let piece = &mut buffer[..count * first.stride];
             file.read_exact_at(piece, first.offset as u64)?;
@@ -125,6 +155,13 @@ impl Scan {
                 if undo.is_none() && !head.seq.get().is_multiple_of(2) {
                     self.odd.push(record.leaf);
                 }
+                if self.redo.newer(record.leaf, Some(Revision(head.leaf.revision.get()))) {
+                    self.redone.push(record.leaf);
+                }
+            }
+            Err(_) if self.redo.newer(record.leaf, None) => {
+                index.insert(record, &empty_head(record.leaf));
+                self.redone.push(record.leaf);
             }
             Err(fault) => {
                 index.insert(record, &empty_head(record.leaf));
@@ -157,6 +194,7 @@ impl Scan {
         }
         disarm(&mut tree.owner);
         self.make_even(&mut tree);
+        self.redo(&mut tree)?;
         self.empty_damaged(&mut tree, unix_s)?;
         self.note_opening(&mut tree)?;
         let recovery = Recovery {
@@ -164,6 +202,7 @@ impl Scan {
             undone: self.undo.map(|undo| undo.record.leaf),
             damaged: self.damaged.iter().copied().take(NAMED_MAX).collect(),
             damaged_count: self.damaged.len() as u32,
+            redo: self.redo.replay(self.redone.len() as u32),
         };
         Ok((tree, recovery))
     }
@@ -175,6 +214,17 @@ impl Scan {
                 tree.owner.store_u32(record.offset, seq.wrapping_add(1), Ordering::Release);
             }
         }
+    }
+
+    /// Stores what the redo log holds, and brings all of the tree to the medium before
+    /// anything may say that the log is not needed.
+    fn redo(&self, tree: &mut Tree) -> Result<(), SyncError> {
+        for leaf in &self.redone {
+            let record = tree.record(*leaf).expect("a scan names leaves of its tree");
+            let (head, data) = self.redo.leaf(*leaf).expect("the log holds what it redoes");
+            tree.redo_leaf(&record, head, data);
+        }
+        if self.redo.is_live() { tree.sync() } else { Ok(()) }
     }
 
     fn empty_damaged(&self, tree: &mut Tree, unix_s: u64) -> Result<(), SyncError> {

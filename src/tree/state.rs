@@ -3,6 +3,10 @@
 use core::fmt;
 use std::fs;
 use std::io;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use zerocopy::FromBytes;
 use zerocopy::IntoBytes;
@@ -36,6 +40,9 @@ pub enum SyncError {
     FailedBefore,
     /// What would be written back is not all there any more.
     Lost(FileLoss),
+    /// The tree was closed in good order, and its redo log could not be removed. The
+    /// next opening does that: all that it holds is in the tree.
+    Log(io::Error),
 }
 
 impl fmt::Display for SyncError {
@@ -46,6 +53,7 @@ impl fmt::Display for SyncError {
                 write!(f, "the tree file could not be written back earlier; reopen and verify it")
             }
             SyncError::Lost(loss) => write!(f, "{loss}"),
+            SyncError::Log(source) => write!(f, "cannot remove the redo log: {source}"),
         }
     }
 }
@@ -53,10 +61,29 @@ impl fmt::Display for SyncError {
 impl std::error::Error for SyncError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            SyncError::Failed(source) => Some(source),
+            SyncError::Failed(source) | SyncError::Log(source) => Some(source),
             SyncError::FailedBefore => None,
             SyncError::Lost(loss) => Some(loss),
         }
+    }
+}
+
+/// That a write-back failed, known to all threads that write back.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Failure(Arc<AtomicBool>);
+
+impl Failure {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Another one that says the same now.
+    fn apart(&self) -> Failure {
+        Failure(Arc::new(AtomicBool::new(self.is_set())))
     }
 }
 
@@ -81,7 +108,7 @@ pub(crate) struct State {
     durable: usize,
     /// The slot that was stored last.
     newest: usize,
-    failed: bool,
+    failed: Failure,
 }
 
 impl State {
@@ -96,7 +123,7 @@ impl State {
             sequence: 0,
             durable: 1,
             newest: 0,
-            failed: false,
+            failed: Failure::default(),
         }
     }
 
@@ -115,13 +142,14 @@ impl State {
             sequence: slot.sequence.get(),
             durable: at,
             newest: at,
-            failed: false,
+            failed: Failure::default(),
         })
     }
 
     /// The state of this tree for a new file, in which nothing is durable.
     pub(crate) fn for_new_file(&self) -> State {
-        State { sequence: 0, durable: 1, newest: 0, ..self.clone() }
+        let failed = self.failed.apart();
+        State { sequence: 0, durable: 1, newest: 0, failed, ..self.clone() }
     }
 
     /// Writes the values into the slot that may be overwritten.
@@ -149,20 +177,25 @@ impl State {
         &mut self,
         write_back: impl FnOnce() -> io::Result<()>,
     ) -> Result<(), SyncError> {
-        if self.failed {
+        if self.failed.is_set() {
             return Err(SyncError::FailedBefore);
         }
         let result = write_back();
         match result {
             Ok(()) => self.durable = self.newest,
-            Err(_) => self.failed = true,
+            Err(_) => self.failed.set(),
         }
         result.map_err(SyncError::Failed)
     }
 
     /// No write-back is to succeed any more.
     pub(crate) fn fail(&mut self) {
-        self.failed = true;
+        self.failed.set();
+    }
+
+    /// What tells others of a failure, and is told of theirs.
+    pub(crate) fn failure(&self) -> Failure {
+        self.failed.clone()
     }
 
     fn slot(&self) -> StateSlot {
@@ -187,9 +220,13 @@ fn slot(bytes: &[u8]) -> Option<StateSlot> {
 }
 
 /// Id of this boot of the machine, zero where the system does not tell.
+/// It stays as it is while this process lives.
 pub(crate) fn boot_id() -> [u8; 16] {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    parse_boot_id(&text).unwrap_or_default()
+    static BOOT_ID: OnceLock<[u8; 16]> = OnceLock::new();
+    *BOOT_ID.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        parse_boot_id(&text).unwrap_or_default()
+    })
 }
 
 fn parse_boot_id(text: &str) -> Option<[u8; 16]> {

@@ -83,6 +83,13 @@ pub enum WriteError {
     LifeBegun,
     /// Pages of the file are gone: what is stored may be in no file.
     Lost,
+    /// Leaves are staged: a change by another way would overtake them.
+    Staged,
+    /// A batch of staged leaves is not one to use now.
+    Batch {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// The highest revision there can be is held already. It takes a forged file.
     RevisionsExhausted,
 }
@@ -108,6 +115,8 @@ impl fmt::Display for WriteError {
             WriteError::NoLife => write!(f, "a server writes no leaf before its life has begun"),
             WriteError::LifeBegun => write!(f, "a server in its life puts no leaves back"),
             WriteError::Lost => write!(f, "pages of the tree file are gone"),
+            WriteError::Staged => write!(f, "leaves are staged and not stored yet"),
+            WriteError::Batch { what } => write!(f, "a batch of staged leaves: {what}"),
             WriteError::RevisionsExhausted => write!(f, "no higher revision is left"),
         }
     }
@@ -124,7 +133,11 @@ impl Tree {
     ///
     /// The state could not be written back, or the file was cut.
     pub fn begin_life(&mut self, unix_s: u64) -> Result<Life, SyncError> {
-        let newest = self.run.newest;
+        if self.redo.is_some() {
+            // A later life says that all of an older log is in the tree.
+            self.sync()?;
+        }
+        let newest = self.run.newest.max(self.run.staged);
         let life = self.state.life.next(newest, unix_s);
         self.state.life = life;
         self.state.watermark = newest;
@@ -133,6 +146,7 @@ impl Tree {
         self.run.life_start = Some(newest);
         // Not below what is held, were lives ever used up.
         self.run.newest = newest.max(life.base());
+        self.run.staged = self.run.newest;
         Ok(life)
     }
 
@@ -148,12 +162,12 @@ impl Tree {
     ///
     /// The leaf, its capacity or the state of the tree does not allow it.
     pub fn write(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteError> {
-        self.expect_role(TreeRole::Server)?;
-        let record = self.target(leaf, data)?;
-        if self.run.life_start.is_none() {
-            return Err(WriteError::NoLife);
+        let record = self.may_write(leaf, data)?;
+        if self.has_staged() {
+            return Err(WriteError::Staged);
         }
         let revision = self.next_revision()?;
+        self.run.newest = revision;
         let head = leaf_head(leaf, revision, data);
         self.store(&record, &head, data, Mark::Changed);
         // Looked at when all is stored, so that what was stored nowhere is not
@@ -161,12 +175,22 @@ impl Tree {
         if self.is_lost() { Err(WriteError::Lost) } else { Ok(revision) }
     }
 
-    fn next_revision(&mut self) -> Result<Revision, WriteError> {
-        if self.run.newest.0 == u64::MAX {
+    #[inline]
+    pub(crate) fn may_write(&self, leaf: DataLocId, data: &[u8]) -> Result<Record, WriteError> {
+        self.expect_role(TreeRole::Server)?;
+        let record = self.target(leaf, data)?;
+        if self.run.life_start.is_none() { Err(WriteError::NoLife) } else { Ok(record) }
+    }
+
+    /// Draws a revision above all that were drawn before.
+    #[inline]
+    pub(crate) fn next_revision(&mut self) -> Result<Revision, WriteError> {
+        let last = self.run.staged.max(self.run.newest);
+        if last.0 == u64::MAX {
             return Err(WriteError::RevisionsExhausted);
         }
-        self.run.newest = self.run.newest.next();
-        Ok(self.run.newest)
+        self.run.staged = last.next();
+        Ok(self.run.staged)
     }
 }
 
@@ -223,10 +247,20 @@ impl Tree {
         self.note(&record, &head, old, mark);
     }
 
+    /// Stores a leaf of the redo log, whatever the bytes of its record are.
+    pub(crate) fn redo_leaf(&mut self, record: &Record, head: &LeafHead, data: &[u8]) {
+        let old = self.index.digest_of_leaf(record.leaf);
+        store_record(&mut self.owner, record, record.stride, head, data, Mark::Changed);
+        self.note(record, head, old, Mark::Changed);
+        self.run.newest = self.run.newest.max(Revision(head.revision.get()));
+        self.run.staged = self.run.newest;
+    }
+
     fn emptied(&mut self, leaf: DataLocId) -> (LeafHead, Mark) {
         if self.state.role == TreeRole::Server
             && let Ok(revision) = self.next_revision()
         {
+            self.run.newest = revision;
             return (leaf_head(leaf, revision, &[]), Mark::Changed);
         }
         // A server without revisions left cannot tell its replicas of anything.
@@ -260,7 +294,7 @@ impl Tree {
     }
 
     #[inline]
-    fn note(&mut self, record: &Record, head: &LeafHead, old: Digest, mark: Mark) {
+    pub(crate) fn note(&mut self, record: &Record, head: &LeafHead, old: Digest, mark: Mark) {
         self.index.put(record, head, old);
         if mark == Mark::Changed {
             self.index.mark(record.leaf);
@@ -275,7 +309,7 @@ pub(crate) const fn used_len(data_size: usize) -> usize {
 
 /// Overwrites a record of which the first `used` bytes may differ from zero.
 #[inline]
-fn store_record(
+pub(crate) fn store_record(
     owner: &mut Owner,
     record: &Record,
     used: usize,

@@ -131,12 +131,13 @@ impl World {
         let site = Site::new();
         let reported = REPORTED.end - REPORTED.start;
         create(&site.path("tree"), &site.write("schema.toml", &schema(reported)));
-        let server = serve("127.0.0.1:0".parse().unwrap(), &site);
+        let mut random = SplitMix(!seed);
+        let server = serve("127.0.0.1:0".parse().unwrap(), &site, &mut random);
         let address = server.address;
         World {
             mirror: Some(mirror(address, &site.path("copy"), &[])),
             devices: Devices::connect(address, REPORTED, SINGLES, seed),
-            random: SplitMix(!seed),
+            random,
             server: Some(server.program),
             address,
             site,
@@ -208,7 +209,7 @@ impl World {
         self.devices.poll(Duration::from_millis(1));
         self.examine(&self.tree());
         self.devices.assert_kept(&self.tree());
-        let server = serve(self.address, &self.site);
+        let server = serve(self.address, &self.site, &mut self.random);
         assert_eq!(server.address, self.address);
         self.server = Some(server.program);
         self.devices.assert_kept(&self.tree());
@@ -262,11 +263,13 @@ impl World {
     }
 }
 
-/// The server of a site's tree: no lock keeps it out.
-fn serve(address: SocketAddr, site: &Site) -> Serving {
+/// The server of a site's tree: no lock keeps it out. Now it acknowledges what is in
+/// the tree, now what is on the medium, whatever the one before did.
+fn serve(address: SocketAddr, site: &Site, random: &mut SplitMix) -> Serving {
     let (tree, schema) = (site.path("tree"), site.path("schema.toml"));
     let options = ["--period", "5ms", "--lease", "400ms", "--schema", schema.to_str().unwrap()];
-    Serving::server_at(address, &tree, &options)
+    let survives = ["process", "power"][random.below(2) as usize];
+    Serving::server_at(address, &tree, &[&options[..], &["--durability", survives]].concat())
 }
 
 /// Kills a program that had not ended by itself: no lock had kept it out.

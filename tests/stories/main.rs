@@ -13,5 +13,6 @@ mod agent;
 mod crash;
 mod growth;
 mod outage;
+mod power;
 mod refusals;
 mod weather;

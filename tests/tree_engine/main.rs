@@ -5,6 +5,7 @@ mod death;
 mod full;
 mod hostile;
 mod model;
+mod power;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::io::Write;
+use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -10,8 +11,10 @@ use serde::Serialize;
 use serde::Serializer;
 
 use mapleaf::layout::Digest;
+use mapleaf::layout::Life;
 use mapleaf::layout::Revision;
 use mapleaf::layout::TreeRole;
+use mapleaf::tree::RedoSummary;
 use mapleaf::tree::Scanned;
 use mapleaf::tree::TreeFile;
 use mapleaf::tree::printable;
@@ -98,13 +101,36 @@ pub(crate) fn stat(args: &StatArgs, out: &mut impl Write) -> anyhow::Result<Answ
         Ok(())
     })
     .with_context(|| shown(&args.file))?;
-    let entries = stat_entries(&file, &totals).with_context(|| shown(&args.file))?;
+    let mut entries = stat_entries(&file, &totals).with_context(|| shown(&args.file))?;
+    if let Some(told) = redo_log(&args.file, &file)? {
+        entries.push("redo_log", told);
+    }
     if args.json {
         json_line(out, &entries)?;
     } else {
         entries.print(out)?;
     }
     Ok(Answer::yes_if(totals.damaged == 0))
+}
+
+/// What the log beside the file means for the next server, if there is one.
+fn redo_log(path: &Path, file: &TreeFile) -> anyhow::Result<Option<String>> {
+    let log = match RedoSummary::beside(path) {
+        Ok(None) => return Ok(None),
+        Ok(Some(log)) => log,
+        Err(fault) => return Ok(Some(format!("its next server refuses it: {fault}"))),
+    };
+    let (header, state) = (file.header(), file.state()?);
+    let life = state.map(|state| Life(state.life.get()));
+    let is_own = log.tree_id.0 == header.tree_id.get();
+    let told = if is_own && life.is_some_and(|life| log.life < life) {
+        "everything in it is in the tree: its next server removes it".to_owned()
+    } else if is_own && life == Some(log.life) && log.layout_hash == file.layout().layout_hash() {
+        format!("its next server takes {} batches over", log.batches)
+    } else {
+        "of another tree, life or layout: its next server may refuse it".to_owned()
+    };
+    Ok(Some(told))
 }
 
 fn stat_entries(file: &TreeFile, totals: &Totals) -> anyhow::Result<Entries> {

@@ -4,6 +4,7 @@
 //! server's limit and the client's budget, whichever is least.
 
 use core::net::SocketAddr;
+use core::ops::RangeInclusive;
 
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U16;
@@ -15,7 +16,6 @@ use crate::layout::DataLocId;
 use crate::layout::Revision;
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::layout::limits::RESPONSE_BODY_LEN;
-use crate::sync::handled::Sequence;
 use crate::sync::leaves::ServedLeaves;
 use crate::sync::leaves::WriteRefusal;
 use crate::sync::outbox::Destination;
@@ -23,6 +23,7 @@ use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
 use crate::sync::packing::Packer;
 use crate::sync::server::Server;
+use crate::sync::server::commit::Due;
 use crate::sync::time::Time;
 use crate::sync::view::Selection;
 use crate::wire::AckRefusal;
@@ -141,81 +142,97 @@ impl Server {
         }
         let Some(session) = self.sessions.get(&from) else { return };
         let id = session.id;
-        let is_new = match session.handled.look_up(sequence) {
-            Sequence::New => true,
-            Sequence::Repeated => false,
-            Sequence::Beyond => {
-                self.counters.reports_early += 1;
-                return;
-            }
-        };
-        let Some(refusals) = self.apply_report(sequence, is_new, leaves, tree) else {
+        match session.reported.due(sequence) {
+            Due::Apply => self.apply_new(from, sequence, leaves, tree),
+            Due::Acknowledge => match refusals_again(sequence, leaves, tree) {
+                None => self.counters.reports_failed += 1,
+                Some(refusals) => {
+                    self.counters.reports_repeated += 1;
+                    self.acknowledge(from, id, sequence..=sequence, &refusals);
+                }
+            },
+            Due::Wait => self.counters.reports_waiting += 1,
+            Due::Drop => self.counters.reports_early += 1,
+        }
+    }
+
+    fn apply_new(
+        &mut self,
+        from: SocketAddr,
+        sequence: u64,
+        leaves: LeafIter<'_>,
+        tree: &mut impl ServedLeaves,
+    ) {
+        let refusals = if self.held.is_full() { None } else { self.write(sequence, leaves, tree) };
+        let Some(refusals) = refusals else {
             // Not written, so not acknowledged: the device sends it again.
             self.counters.reports_failed += 1;
             return;
         };
-        if is_new {
-            self.counters.reports += 1;
-            if let Some(session) = self.sessions.get_mut(&from) {
-                session.handled.note(sequence);
-            }
-        } else {
-            self.counters.reports_repeated += 1;
-        }
-        self.acknowledge(from, id, sequence, &refusals);
+        self.counters.reports += 1;
+        self.counters.leaves_refused += refusals.len() as u64;
+        self.acknowledge_when_safe(from, sequence, refusals, tree.commit());
     }
 
-    fn apply_report(
+    fn write(
         &mut self,
         sequence: u64,
-        is_new: bool,
         leaves: LeafIter<'_>,
         tree: &mut impl ServedLeaves,
     ) -> Option<Vec<AckRefusal>> {
         let mut refusals = Vec::new();
         for leaf in leaves.flatten() {
             let id = leaf.data_loc_id();
-            // A repeated REPORT gets the same refusals as the first one: they
-            // follow from the layout alone.
-            let outcome = if is_new {
-                tree.write(id, leaf.data).map(|_| ())
-            } else {
-                tree.check_write(id, leaf.data.len())
-            };
-            match outcome {
+            match tree.write(id, leaf.data) {
                 Err(WriteRefusal::Trouble) => return None,
                 Err(refusal) => refusals.push(ack_refusal(sequence, id, refusal)),
-                Ok(()) if is_new => {
+                Ok(_) => {
                     self.counters.leaves_reported += 1;
                     self.writes_in_period += 1;
                 }
-                Ok(()) => {}
             }
-        }
-        if is_new {
-            self.counters.leaves_refused += refusals.len() as u64;
         }
         Some(refusals)
     }
 
-    fn acknowledge(
+    pub(super) fn acknowledge(
         &mut self,
         to: SocketAddr,
         session_id: u64,
-        sequence: u64,
+        sequences: RangeInclusive<u64>,
         refusals: &[AckRefusal],
     ) {
         // A refusal takes no more bytes than the leaf that it answers, so an ACK
         // is never larger than its REPORT.
         let header = Header {
-            event_num: U64::new(sequence),
-            watermark: U64::new(sequence),
+            event_num: U64::new(*sequences.end()),
+            watermark: U64::new(*sequences.start()),
             count: U16::new(u16::try_from(refusals.len()).unwrap_or(u16::MAX)),
             ..self.header(DatagramType::Ack, session_id)
         };
         let tail = refusals.as_bytes();
+        self.counters.acks += 1;
         self.outbox.datagram(Destination::One(to), &header, &(), tail, 0);
     }
+}
+
+/// The refusals that the leaves of a REPORT had when it was applied: they follow from
+/// the layout alone. None if they cannot be told.
+fn refusals_again(
+    sequence: u64,
+    leaves: LeafIter<'_>,
+    tree: &impl ServedLeaves,
+) -> Option<Vec<AckRefusal>> {
+    let mut refusals = Vec::new();
+    for leaf in leaves.flatten() {
+        let id = leaf.data_loc_id();
+        match tree.check_write(id, leaf.data.len()) {
+            Err(WriteRefusal::Trouble) => return None,
+            Err(refusal) => refusals.push(ack_refusal(sequence, id, refusal)),
+            Ok(()) => {}
+        }
+    }
+    Some(refusals)
 }
 
 fn ack_refusal(sequence: u64, leaf: DataLocId, refusal: WriteRefusal) -> AckRefusal {

@@ -9,11 +9,11 @@ use zerocopy::little_endian::U64;
 
 use crate::sync::budget::TokenBucket;
 use crate::sync::cookie::Cookie;
-use crate::sync::handled::Handled;
 use crate::sync::join::Role;
 use crate::sync::leaves::ServedLeaves;
 use crate::sync::outbox::Destination;
 use crate::sync::prefix::is_allowed;
+use crate::sync::server::Reported;
 use crate::sync::server::Reports;
 use crate::sync::server::Server;
 use crate::sync::server::ServerEvent;
@@ -119,7 +119,7 @@ impl Server {
             view,
             expires: now.after(HALF_OPEN_LIVES),
             budget: TokenBucket::new(self.config.request_rate, self.config.request_burst, now),
-            handled: Handled::new(),
+            reported: Reported::new(),
         };
         self.half_open.push_back((from, session));
         Ok(())

@@ -1,6 +1,7 @@
 //! The server's side of the protocol.
 
 mod answer;
+mod commit;
 mod config;
 mod door;
 mod period;
@@ -26,6 +27,7 @@ use crate::sync::outbox::Destination;
 use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
 use crate::sync::server::answer::Asked;
+use crate::sync::server::commit::HeldAcks;
 use crate::sync::session::Session;
 use crate::sync::time::RandomSource;
 use crate::sync::time::Time;
@@ -41,6 +43,7 @@ use crate::wire::Flags;
 use crate::wire::Header;
 use crate::wire::PROTOCOL_VERSION;
 
+pub(crate) use commit::Reported;
 pub use config::PeriodEnd;
 pub use config::Reports;
 pub use config::ServerConfig;
@@ -96,6 +99,7 @@ pub struct Server {
     next_sweep: Time,
     changed: Vec<DataLocId>,
     writes_in_period: u64,
+    held: HeldAcks,
     outbox: Outbox,
     events: VecDeque<ServerEvent>,
     counters: ServerCounters,
@@ -155,6 +159,7 @@ impl Server {
             next_sweep: now.after(SWEEP_INTERVAL),
             changed,
             writes_in_period: 0,
+            held: HeldAcks::default(),
             outbox: Outbox::default(),
             events: VecDeque::new(),
             counters: ServerCounters::default(),
