@@ -223,6 +223,18 @@ impl Filled {
         Ok(filled)
     }
 
+    /// What a model grows into: a file of which it made the parts that it touches.
+    #[cfg(all(loom, test))]
+    pub(crate) fn of_model(owner: Owner, layout: Arc<Layout>) -> Filled {
+        let extents = Extents::new(&layout);
+        let index = Index::new(layout.leaf_count(), layout.parent_count());
+        let state = State::new(crate::layout::TreeRole::Server, crate::layout::Life(0));
+        let (tree_id, created_unix_s) = (TreeId(0), 0);
+        let mut filled = Filled { owner, layout, extents, index, state, tree_id, created_unix_s };
+        filled.store_empty_records();
+        filled
+    }
+
     fn store_sections(&mut self) {
         let (owner, layout) = (&mut self.owner, &self.layout);
         // Offsets fit, as the whole file was mapped.

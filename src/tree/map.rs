@@ -19,11 +19,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::slice;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use memmap2::Advice;
 use memmap2::MmapOptions;
@@ -33,6 +29,11 @@ use crate::layout::limits::PAGE_SIZE;
 use crate::tree::mishap::Call;
 use crate::tree::mishap::perform;
 use crate::tree::mishap::perform_on;
+use crate::tree::order::AtomicU32;
+use crate::tree::order::AtomicU64;
+#[cfg(all(loom, test))]
+use crate::tree::order::Memory;
+use crate::tree::order::Ordering;
 use crate::tree::sigbus::Watch;
 
 /// Bytes of the words that are copied one by one.
@@ -53,6 +54,9 @@ pub(crate) struct Map {
     // Before the mapping, as fields are dropped in their order.
     watch: Watch,
     raw: MmapRaw,
+    /// What models load from and store into in the place of the mapping.
+    #[cfg(all(loom, test))]
+    memory: Memory,
 }
 
 impl Map {
@@ -91,6 +95,7 @@ impl Map {
         }
     }
 
+    #[cfg(not(all(loom, test)))]
     #[inline]
     fn word32(&self, offset: usize) -> &AtomicU32 {
         assert!(offset.is_multiple_of(size_of::<u32>()), "offset {offset} is not aligned");
@@ -105,6 +110,7 @@ impl Map {
         unsafe { AtomicU32::from_ptr(word) }
     }
 
+    #[cfg(not(all(loom, test)))]
     #[inline]
     fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
         assert!(offset.is_multiple_of(WORD), "offset {offset} is not aligned");
@@ -115,7 +121,19 @@ impl Map {
         // SAFETY: `first` is aligned (page start + multiple of 8), `count` words
         // from it lie in the mapping by `check`, any bits are valid atomics, and the
         // slice borrows `self`; that others change the words is what atomics allow.
-        unsafe { slice::from_raw_parts(first, count) }
+        unsafe { std::slice::from_raw_parts(first, count) }
+    }
+
+    #[cfg(all(loom, test))]
+    fn word32(&self, offset: usize) -> &AtomicU32 {
+        self.check(offset, size_of::<u32>());
+        self.memory.word32(offset)
+    }
+
+    #[cfg(all(loom, test))]
+    fn words(&self, offset: usize, count: usize) -> &[AtomicU64] {
+        self.check(offset, count * WORD);
+        self.memory.words(offset, count)
     }
 
     #[inline]
@@ -168,15 +186,32 @@ impl Owner {
     /// 2 MiB, because reading ahead makes large folios.
     pub(crate) fn map_file(file: &File, len: usize, prefault: Prefault) -> io::Result<Owner> {
         let raw = MmapOptions::new().len(len).map_raw(file)?;
-        let map = Map { watch: Watch::new(raw.as_ptr(), raw.len()), raw };
+        let map = Map {
+            watch: Watch::new(raw.as_ptr(), raw.len()),
+            raw,
+            #[cfg(all(loom, test))]
+            memory: Memory::default(),
+        };
         map.raw.advise(Advice::Random)?;
         map.prefault(prefault)?;
-        Ok(Owner {
+        Ok(Owner::of(map))
+    }
+
+    /// The owner of a file of `len` bytes of which a model made those that it touches.
+    #[cfg(all(loom, test))]
+    pub(crate) fn of_model(len: usize, memory: Memory) -> io::Result<Owner> {
+        let raw = MmapRaw::from(MmapOptions::new().len(len).map_anon()?);
+        let watch = Watch::new(raw.as_ptr(), raw.len());
+        Ok(Owner::of(Map { watch, raw, memory }))
+    }
+
+    fn of(map: Map) -> Owner {
+        Owner {
             map: Arc::new(map),
             not_sync: PhantomData,
             #[cfg(test)]
             stores_left: Cell::new(BORN_WITH.get()),
-        })
+        }
     }
 
     /// Stores one little-endian u32.
@@ -228,6 +263,7 @@ impl Owner {
     }
 
     /// Copies bytes out of the mapping in one piece.
+    #[cfg(not(all(loom, test)))]
     #[inline]
     pub(crate) fn copy_out(&self, offset: usize, to: &mut [u8]) {
         self.map.check(offset, to.len());
@@ -239,6 +275,12 @@ impl Owner {
         // only thread that has it, and other threads only load. Other processes
         // keep out by the lock on the file.
         unsafe { from.copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
+    }
+
+    /// As above, word by word: a model knows no other loads.
+    #[cfg(all(loom, test))]
+    pub(crate) fn copy_out(&self, offset: usize, to: &mut [u8]) {
+        self.map.load_bytes(offset, to);
     }
 
     /// The little-endian u32 at a multiple of 4.

@@ -5,8 +5,6 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-
 use crate::layout::DataLocId;
 use crate::layout::Digest;
 use crate::layout::LayoutHash;
@@ -24,6 +22,7 @@ use crate::tree::map::Map;
 use crate::tree::map::Owner;
 use crate::tree::mishap::Call;
 use crate::tree::mishap::perform;
+use crate::tree::order::Swap;
 use crate::tree::plan::Layout;
 use crate::tree::read::TreeReader;
 use crate::tree::redo_log;
@@ -56,7 +55,7 @@ pub struct Tree {
     pub(crate) path: Option<PathBuf>,
     pub(crate) owner: Owner,
     pub(crate) generation: Arc<Generation>,
-    pub(crate) shared: Arc<ArcSwap<Generation>>,
+    pub(crate) shared: Arc<Swap<Generation>>,
     pub(crate) index: Index,
     pub(crate) state: State,
     pub(crate) tree_id: TreeId,
@@ -104,7 +103,7 @@ impl Parts {
             file: self.file,
             path: self.path,
             owner: self.owner,
-            shared: Arc::new(ArcSwap::new(Arc::clone(&generation))),
+            shared: Arc::new(Swap::new(Arc::clone(&generation))),
             generation,
             index: self.index,
             state: self.state,

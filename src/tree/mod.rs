@@ -29,8 +29,12 @@ mod loss;
 mod map;
 mod mapped;
 pub(crate) mod mishap;
+#[cfg(all(loom, test))]
+mod models;
 mod names;
 mod open;
+#[cfg_attr(all(loom, test), path = "models/order.rs")]
+mod order;
 mod plan;
 mod read;
 mod record;

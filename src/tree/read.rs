@@ -1,12 +1,7 @@
 //! Reading leaves: the owner's straight copies, and seqlock reads of others.
 
-use core::hint;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::atomic::fence;
-use std::thread;
 
-use arc_swap::ArcSwap;
 use zerocopy::FromBytes;
 
 use crate::layout::DataLocId;
@@ -16,14 +11,15 @@ use crate::tree::extent::Record;
 use crate::tree::map::Map;
 use crate::tree::mapped::Generation;
 use crate::tree::mapped::Tree;
+use crate::tree::order::Ordering;
+use crate::tree::order::SPINS;
+use crate::tree::order::Swap;
+use crate::tree::order::YIELDS;
+use crate::tree::order::fence_before_second_look;
+use crate::tree::order::fence_behind_first_look;
+use crate::tree::order::spin_loop;
+use crate::tree::order::yield_now;
 use crate::tree::plan::Layout;
-
-/// Attempts that spin: a write takes some 100 ns.
-const SPINS: u32 = 64;
-
-/// Attempts that give the processor away between: the writer may be waiting for
-/// it in mid-write.
-const YIELDS: u32 = 100_000;
 
 impl Tree {
     /// Copies a leaf as it travels (head and Data) to the front of `to`, fills it
@@ -56,11 +52,11 @@ impl Tree {
 /// a torn leaf. It follows the tree when that grows, and outlives it.
 #[derive(Clone, Debug)]
 pub struct TreeReader {
-    shared: Arc<ArcSwap<Generation>>,
+    shared: Arc<Swap<Generation>>,
 }
 
 impl TreeReader {
-    pub(crate) fn new(shared: Arc<ArcSwap<Generation>>) -> TreeReader {
+    pub(crate) fn new(shared: Arc<Swap<Generation>>) -> TreeReader {
         TreeReader { shared }
     }
 
@@ -85,7 +81,7 @@ impl TreeReader {
             if let Some(head) = attempt_read(&generation.map, &record, data) {
                 return Some(head);
             }
-            if attempt < SPINS { hint::spin_loop() } else { thread::yield_now() }
+            if attempt < SPINS { spin_loop() } else { yield_now() }
         }
         None
     }
@@ -93,12 +89,12 @@ impl TreeReader {
 
 /// One attempt. docs/FORMAT.md, section 7, has the proof that what it gives is
 /// the leaf of one write.
-fn attempt_read(map: &Map, record: &Record, data: &mut Vec<u8>) -> Option<LeafHead> {
+pub(crate) fn attempt_read(map: &Map, record: &Record, data: &mut Vec<u8>) -> Option<LeafHead> {
     let seq = map.load_u32(record.offset, Ordering::Relaxed);
     if !seq.is_multiple_of(2) {
         return None;
     }
-    fence(Ordering::Acquire);
+    fence_behind_first_look();
     let mut head = [0; size_of::<LeafHead>()];
     map.load_bytes(record.offset + RecordHead::WIRE_OFFSET, &mut head);
     let head = LeafHead::read_from_bytes(&head).ok()?;
@@ -107,7 +103,7 @@ fn attempt_read(map: &Map, record: &Record, data: &mut Vec<u8>) -> Option<LeafHe
     data.clear();
     data.resize(len, 0);
     map.load_bytes(record.offset + RecordHead::DATA_OFFSET, data);
-    fence(Ordering::Acquire);
+    fence_before_second_look();
     let same = map.load_u32(record.offset, Ordering::Relaxed) == seq && map.lost().is_none();
     (same && head.data_size.get() as usize == len).then_some(head)
 }

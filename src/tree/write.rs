@@ -5,8 +5,6 @@
 
 use core::fmt;
 use core::mem::offset_of;
-use std::sync::atomic::Ordering;
-use std::sync::atomic::fence;
 
 use zerocopy::IntoBytes;
 
@@ -22,6 +20,8 @@ use crate::tree::extent::Record;
 use crate::tree::map::Owner;
 use crate::tree::map::WORD;
 use crate::tree::mapped::Tree;
+use crate::tree::order::Ordering;
+use crate::tree::order::fence_behind_odd;
 use crate::tree::plan::UNDO_OFFSET;
 use crate::tree::record::CHANGE_FLAG_AT;
 use crate::tree::record::empty_head;
@@ -324,7 +324,7 @@ pub(crate) fn store_record(
     // Release: the undo slot is armed before the record is touched.
     owner.store_u32(at, odd, Ordering::Release);
     // No word below is seen by a reader that does not see `odd` then.
-    fence(Ordering::Release);
+    fence_behind_odd();
     owner.store_bytes(at + RecordHead::WIRE_OFFSET, head.as_bytes());
     owner.store_bytes(at + RecordHead::DATA_OFFSET, data);
     owner.zero(at + used_len(data.len()), at + used);
@@ -352,7 +352,7 @@ pub(crate) fn put_back(owner: &mut Owner, record: &Record, saved: &[u8]) {
     let at = record.offset;
     let odd = owner.load_u32(at) | 1;
     owner.store_u32(at, odd, Ordering::Relaxed);
-    fence(Ordering::Release);
+    fence_behind_odd();
     // All but seq, and zeros up to the stride.
     let flag = saved.get(CHANGE_FLAG_AT).copied().unwrap_or(0);
     owner.store_u32(at + CHANGE_FLAG_AT, u32::from(flag), Ordering::Relaxed);

@@ -6,6 +6,7 @@ mod full;
 mod hostile;
 mod model;
 mod power;
+mod reads;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
