@@ -253,8 +253,9 @@ fn version_at(origin: &SimLeaves, place: Place) -> u64 {
 }
 
 /// Ends of periods of one server that are remembered. A replica says "in sync" of
-/// the last that it was told of, and no datagram is late by more than a lease.
-const ENDS_MAX: usize = 4_096;
+/// the last that it was told of, and a process is stopped for 20 s at the most, in which
+/// periods of no length end less than 1,000 times a second.
+const ENDS_MAX: usize = 32_768;
 
 /// The states of a server at the ends of its periods, over all of its lives.
 #[derive(Debug, Default)]
