@@ -9,6 +9,7 @@ mod asking;
 
 use core::time::Duration;
 
+use crate::layout::Life;
 use crate::layout::Revision;
 use crate::sync::ask::Answer;
 use crate::sync::ask::Ask;
@@ -126,13 +127,10 @@ impl Follower {
         let known = match held {
             _ if tree.newest_revision() == Revision::ZERO => Known::Since(Revision::ZERO),
             Held::Nothing => Known::Since(Revision::ZERO),
-            Held::UpTo { life, watermark }
-                if life == joined.life || watermark <= joined.life_start =>
-            {
+            Held::UpTo { life, watermark } if is_of_history(tree, life, watermark, &joined) => {
                 Known::Since(watermark)
             }
-            // A watermark beyond what the server held when its life began: the
-            // server lost history. Or a copy that was cut off half-way.
+            // The server lost history. Or a copy that was cut off half-way.
             Held::UpTo { .. } | Held::Partial => Known::Unknown,
         };
         let mut follower = Follower {
@@ -166,10 +164,11 @@ impl Follower {
     /// Goes on in a new session with the same layout.
     pub(crate) fn rejoin<T: ReplicaLeaves>(&mut self, joined: Joined, tree: &mut T, now: Time) {
         let closed = self.closed;
-        let same_life = joined.life == self.joined.life;
-        let start = joined.life_start;
+        let life = self.joined.life;
         self.spans.map(|known| match if known == Known::Live { closed } else { known } {
-            Known::Since(watermark) if same_life || watermark <= start => Known::Since(watermark),
+            Known::Since(watermark) if is_of_history(tree, life, watermark, &joined) => {
+                Known::Since(watermark)
+            }
             _ => Known::Unknown,
         });
         self.joined = joined;
@@ -245,12 +244,14 @@ impl Follower {
                 Err(_) => is_whole = false,
             }
         }
+        let event_num = header.event_num.get();
         if !is_whole {
-            // As good as lost: the next number shows the gap.
+            // Lost at once, and not when the next number shows the gap: its other
+            // leaves are held already, so until then no digest would fit.
             desk.counters.leaves_damaged += 1;
+            self.hear_of(desk, event_num);
             return;
         }
-        let event_num = header.event_num.get();
         if event_num < self.expected {
             desk.counters.events_late += 1;
             return;
@@ -520,6 +521,23 @@ impl Follower {
     pub(crate) fn unanswered(&self) -> u32 {
         self.round_trip.backoffs()
     }
+}
+
+/// Whether a copy that followed `life` up to a watermark holds nothing that the
+/// server's history lacks.
+///
+/// In another life that is sure only if the server's last change before it was made
+/// in the life that the copy followed (a life in between may have begun with a loss
+/// that its `life_start` told, and this one's does not), and if no leaf is newer than
+/// it: those above the watermark are held as well.
+fn is_of_history<T: ReplicaLeaves>(
+    tree: &T,
+    life: Life,
+    watermark: Revision,
+    joined: &Joined,
+) -> bool {
+    let newest = tree.newest_revision().max(watermark);
+    life == joined.life || (joined.life_start.life() == life && newest <= joined.life_start)
 }
 
 /// What a period's end makes known of everything that is live. A relay that does
