@@ -319,6 +319,36 @@ fn a_copy_with_a_leaf_of_a_history_that_was_lost_is_compared_by_checksums() {
 }
 
 #[test]
+fn what_a_relay_that_is_behind_shows_to_be_lost_leaves_no_watermark_sure() {
+    let mut world = World::new(34, MemTree::new(700, 64), 1);
+    world.write(5, b"in the backup");
+    let backup = world.tree.leaves[5].clone();
+    world.write(5, b"lost");
+    let lost = world.tree.revision(DataLocId(5));
+    settle(&mut world);
+    world.restart_server(20);
+    let rejoined = |world: &World| world.copies[0].client.counters().joins == 2;
+    assert!(world.run_until(30 * SECOND, rejoined));
+    settle(&mut world);
+    world.weather.loss = 1.0;
+    world.tree.leaves[5] = backup;
+    let first = world.copies[0].client.joined().unwrap().event_num + 1;
+    let known = world.copies[0].client.watermark().0;
+    assert!(known > 0);
+    // The session's header says nothing of SOURCE_IN_SYNC.
+    for (event_num, watermark, sure) in [(first, lost.0 - 1, known), (first + 1, lost.0, 0)] {
+        let mut event = next_event(&world, event_num, &[5], false);
+        let (header, _) = Header::mut_from_prefix(&mut event).unwrap();
+        header.watermark = U64::new(watermark);
+        wire::seal(&mut event);
+        world.forge(0, event);
+        let copy = &world.copies[0];
+        assert_eq!(copy.tree.as_ref().unwrap().leaves[5].data, b"lost", "the relay may be behind");
+        assert_eq!(copy.client.watermark(), Revision(sure));
+    }
+}
+
+#[test]
 fn an_event_that_came_damaged_is_lost_at_once() {
     let mut world = World::new(33, MemTree::new(700, 64), 1);
     settle(&mut world);

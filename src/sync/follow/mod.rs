@@ -47,7 +47,9 @@ const MISMATCH_PAUSE: Duration = Duration::from_secs(1);
 /// Which leaves are taken although the ones held have a higher revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Older {
-    Never,
+    /// None: the sender is a relay that may be behind. Up to this watermark it shows all
+    /// that is left of the history.
+    Never(Revision),
     /// Those that take the place of leaves made in another life than the server's.
     OfOtherLives,
     /// All: the server lost history.
@@ -96,6 +98,9 @@ pub(crate) struct Follower {
     /// A different digest means something for periods closed by this EVENT or a
     /// later one.
     comparable_from: u64,
+    /// A leaf is held that a relay's history does not have: nothing is sure up to any
+    /// watermark until digests are equal.
+    is_doubtful: bool,
     is_in_sync: bool,
     mismatches_in_row: u32,
     /// Before this moment a difference of the digests is not looked into again.
@@ -142,6 +147,7 @@ impl Follower {
             run_start: joined.event_num + 1,
             closed: Known::Unknown,
             comparable_from: 0,
+            is_doubtful: false,
             is_in_sync: false,
             mismatches_in_row: 0,
             compare_at: now,
@@ -176,6 +182,7 @@ impl Follower {
         self.run_start = self.expected;
         self.closed = Known::Unknown;
         self.comparable_from = 0;
+        self.is_doubtful = false;
         self.is_in_sync = false;
         self.lease_event_num = 0;
         self.asks.clear();
@@ -232,7 +239,7 @@ impl Follower {
         leaves: LeafIter<'_>,
         tree: &mut T,
     ) {
-        let older = if source_in_sync(header) { Older::OfOtherLives } else { Older::Never };
+        let older = older_by(header);
         let mut is_whole = true;
         for leaf in leaves {
             match leaf {
@@ -300,11 +307,13 @@ impl Follower {
     /// A period ended, and everything up to its end was seen.
     fn close<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, header: &Header, tree: &mut T) {
         desk.counters.periods += 1;
-        self.closed = closed_at(header);
+        self.closed = self.closed_at(header);
         if !self.spans.is_live() {
             return;
         }
         if self.selection.digest(tree).0 == header.digest.get() {
+            self.is_doubtful = false;
+            self.closed = self.closed_at(header);
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
             self.is_in_sync = source_in_sync(header);
@@ -319,6 +328,14 @@ impl Follower {
                 self.compare_everything(desk);
             }
         }
+    }
+
+    /// What a period's end makes known of everything that is live. A relay that does not
+    /// know its own watermark says zero.
+    fn closed_at(&self, header: &Header) -> Known {
+        let watermark = Revision(header.watermark.get());
+        let is_known = watermark > Revision::ZERO || source_in_sync(header);
+        if is_known && !self.is_doubtful { Known::Since(watermark) } else { Known::Unknown }
     }
 
     /// The digests differ: find out where. If a comparison by checksums did not
@@ -369,8 +386,7 @@ impl Follower {
         let older = match source_in_sync(header) {
             // Not if it was overtaken by an EVENT: that is newer in any history.
             true if takes_older && event_num + 1 == self.expected => Older::Always,
-            true => Older::OfOtherLives,
-            false => Older::Never,
+            _ => older_by(header),
         };
         let mut is_whole = true;
         for leaf in leaves {
@@ -422,7 +438,7 @@ impl Follower {
         let next = body.next_leaf.get().clamp(first, asked.end);
         let flags = Flags(header.flags.get());
         let is_live = event_num + 1 >= self.run_start;
-        let closed = closed_at(header);
+        let closed = self.closed_at(header);
         self.spans.learn(first..next, if is_live { Known::Live } else { closed });
         if event_num + 1 == self.expected {
             self.closed = closed;
@@ -488,13 +504,17 @@ impl Follower {
             desk.counters.leaves_repeated += 1;
             return false;
         }
+        let base = self.joined.life.base();
         let is_kept = match older {
-            Older::Never => true,
-            Older::OfOtherLives => held > self.joined.life.base(),
+            Older::Never(_) => true,
+            Older::OfOtherLives => held > base,
             Older::Always => false,
         };
         if came < held && is_kept {
             desk.counters.leaves_older += 1;
+            if matches!(older, Older::Never(up_to) if held <= base.min(up_to)) {
+                (self.is_doubtful, self.closed) = (true, Known::Unknown);
+            }
             return false;
         }
         let is_applied = tree.apply(leaf);
@@ -540,14 +560,11 @@ fn is_of_history<T: ReplicaLeaves>(
     life == joined.life || (joined.life_start.life() == life && newest <= joined.life_start)
 }
 
-/// What a period's end makes known of everything that is live. A relay that does
-/// not know its own watermark says zero.
-fn closed_at(header: &Header) -> Known {
-    let watermark = Revision(header.watermark.get());
-    if watermark == Revision::ZERO && !source_in_sync(header) {
-        Known::Unknown
-    } else {
-        Known::Since(watermark)
+/// When an older leaf of this datagram is taken, but for R33.
+fn older_by(header: &Header) -> Older {
+    match source_in_sync(header) {
+        true => Older::OfOtherLives,
+        false => Older::Never(Revision(header.watermark.get())),
     }
 }
 
