@@ -94,12 +94,18 @@ impl Checks {
         }
     }
 
-    fn is_abandoned(&self, revision: u64) -> bool {
-        if self.forged.contains(&revision) {
+    /// Whether a revision is of a history that the origin lost, or was forged.
+    pub(super) fn is_abandoned(&self, revision: u64) -> bool {
+        if self.is_forged(revision) {
             return true;
         }
         let revision = Revision(revision);
         self.abandoned.iter().any(|(from, to)| revision > *from && revision <= *to)
+    }
+
+    /// Whether somebody sent a leaf with this revision that the origin never gave.
+    pub(super) fn is_forged(&self, revision: u64) -> bool {
+        self.forged.contains(&revision)
     }
 
     /// Somebody sends a leaf with a revision that the origin never gave.

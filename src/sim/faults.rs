@@ -254,10 +254,9 @@ impl World {
             (Kind::Origin | Kind::Device, _) | (_, FileFate::Same) => {}
             (_, FileFate::Older) if older.exists() => {
                 fs::copy(older, &node.path).expect("a copy of a file");
-                // What was rotten then is so again, and what was forged or lost since.
+                // What was rotten or forged then is so again.
                 let faults = &self.options.faults;
-                let lost = [faults.older_files, faults.power_losses, faults.forged_leaves];
-                let may_rot = faults.rot > 0 || lost.iter().any(|mean_s| *mean_s > 0);
+                let may_rot = faults.rot > 0 || faults.forged_leaves > 0;
                 node.following.excused = may_rot.then_some(self.now).or(node.following.excused);
             }
             (_, FileFate::Older | FileFate::Gone) => {

@@ -181,9 +181,7 @@ impl Options {
         self.faults.forged_leaves = mean_s(random, 20, 60);
         self.faults.growths = mean_s(random, 20, 120);
         self.faults.io_errors = mean_s(random, 5, 60);
-        // Drawn for nobody yet: a server's `life_start` after one is above what it lost, and
-        // copies that come back later believe it (docs/RELIABILITY.md).
-        self.faults.power_losses = 0;
+        self.faults.power_losses = mean_s(random, 20, 120);
     }
 
     fn fix(&mut self, fixed: &Fixed) {

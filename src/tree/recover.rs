@@ -232,8 +232,8 @@ impl Scan {
     /// watermark must not count any more. Without a mark it would, if the server's newest
     /// change were one that was not lost.
     fn mark_loss(&self, tree: &mut Tree, unix_s: u64) -> Result<(), SyncError> {
-        let is_lost = !self.damaged.is_empty()
-            || (self.ending == Ending::PowerLoss && !self.redo.is_live());
+        let is_lost =
+            !self.damaged.is_empty() || (self.ending == Ending::PowerLoss && !self.redo.is_live());
         let marks = is_lost && tree.role() == TreeRole::Server;
         if marks {
             // A revision that was given and lost must not be given again.
