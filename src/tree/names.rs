@@ -33,7 +33,8 @@ impl Pattern {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LeafNames {
     listed: NameList,
-    /// Indexes of the listed names in the order of their names.
+    /// Indexes of the listed names in the order of their names; empty if there is only
+    /// one, as where each of many parents lists one.
     sorted: Box<[u32]>,
     pattern: Pattern,
     leaves: u32,
@@ -42,9 +43,14 @@ pub(super) struct LeafNames {
 impl LeafNames {
     pub(super) fn new(listed: NameList, pattern: Pattern, leaves: u32) -> LeafNames {
         // A list is at most SCHEMA_LEN_MAX long.
-        let mut sorted: Box<[u32]> = (0..listed.len() as u32).collect();
-        sorted.sort_unstable_by(|a, b| listed.get(*a).cmp(&listed.get(*b)));
+        let several = Some(listed.len() as u32).filter(|len| *len > 1).unwrap_or(0);
+        let mut sorted: Box<[u32]> = (0..several).collect();
+        sorted.sort_unstable_by(|a, b| listed.bytes(*a).cmp(&listed.bytes(*b)));
         LeafNames { listed, sorted, pattern, leaves }
+    }
+
+    fn sorted(&self) -> &[u32] {
+        if self.listed.len() == 1 { &[0] } else { &self.sorted }
     }
 
     fn listed(&self, index: u32) -> Option<&str> {
@@ -53,7 +59,8 @@ impl LeafNames {
 
     /// A listed name that two leaves would have.
     pub(super) fn repeated(&self) -> Option<&str> {
-        let mut sorted = self.sorted.iter().filter_map(|index| self.listed(*index)).peekable();
+        let sorted = self.sorted().iter().filter_map(|index| self.listed(*index));
+        let mut sorted = sorted.peekable();
         while let Some(name) = sorted.next() {
             if sorted.peek() == Some(&name) || self.numbered(name).is_some() {
                 return Some(name);
@@ -78,10 +85,10 @@ impl LeafNames {
 
     /// Place in its parent of the leaf with this name.
     pub(super) fn index(&self, name: &str) -> Option<u32> {
-        let found =
-            self.sorted.binary_search_by(|index| self.listed(*index).unwrap_or("").cmp(name));
+        let name_at = |index: u32| self.listed.bytes(index).unwrap_or_default();
+        let found = self.sorted().binary_search_by(|index| name_at(*index).cmp(name.as_bytes()));
         match found {
-            Ok(place) => self.sorted.get(place).copied(),
+            Ok(place) => self.sorted().get(place).copied(),
             Err(_) => self.numbered(name),
         }
     }

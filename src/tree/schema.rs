@@ -189,7 +189,7 @@ impl<F: FnMut(ParentSchema) -> Result<(), SchemaError>> Reading<F> {
     fn set(&mut self, key: &str, value: TextValue) -> Result<(), String> {
         match &mut self.open {
             None if key == "name" => put_text(&mut self.name, key, value),
-            None => Err(format!("wanted name or [[parent]], found key {key}")),
+            None => Err(format!("wanted name or [[parent]], found key {}", begin(key))),
             Some(parent) => match parent.fields.last_mut() {
                 Some(field) => field.set(key, value),
                 None => parent.set(key, value),
@@ -211,6 +211,25 @@ fn put_text(place: &mut Option<String>, key: &str, value: TextValue) -> Result<(
     put(place, key, text, "a text")
 }
 
+/// Longest text that anything but the tree is described by: the path of a parent. What
+/// is longer is refused before messages repeat it.
+const TEXT_LEN_MAX: usize = DEPTH_MAX * (PARENT_NAME_LEN_MAX + 1);
+const _: () = assert!(TEXT_LEN_MAX > LEAF_NAME_LEN_MAX + PLACE.len());
+
+fn put_short(place: &mut Option<String>, key: &str, value: TextValue) -> Result<(), String> {
+    match &value {
+        TextValue::Text(text) if text.len() > TEXT_LEN_MAX => {
+            Err(format!("{key}: wanted at most {TEXT_LEN_MAX} bytes, found {}", text.len()))
+        }
+        _ => put_text(place, key, value),
+    }
+}
+
+/// The begin of a key that is not known: a message must not be as long as a schema.
+fn begin(key: &str) -> &str {
+    key.get(..LEAF_NAME_LEN_MAX).unwrap_or(key)
+}
+
 fn put_number(place: &mut Option<i64>, key: &str, value: TextValue) -> Result<(), String> {
     let number = if let TextValue::Number(number) = value { Some(number) } else { None };
     put(place, key, number, "a whole number")
@@ -224,12 +243,12 @@ fn put_list(place: &mut Option<NameList>, key: &str, value: TextValue) -> Result
 impl FieldDoc {
     fn set(&mut self, key: &str, value: TextValue) -> Result<(), String> {
         match key {
-            "name" => put_text(&mut self.name, key, value),
-            "type" => put_text(&mut self.kind, key, value),
+            "name" => put_short(&mut self.name, key, value),
+            "type" => put_short(&mut self.kind, key, value),
             "offset" => put_number(&mut self.offset, key, value),
             "size" => put_number(&mut self.size, key, value),
-            "unit" => put_text(&mut self.unit, key, value),
-            _ => Err(format!("wanted name, type, offset, size or unit, found key {key}")),
+            "unit" => put_short(&mut self.unit, key, value),
+            _ => Err(format!("wanted name, type, offset, size or unit, found key {}", begin(key))),
         }
     }
 }
@@ -237,15 +256,16 @@ impl FieldDoc {
 impl ParentDoc {
     fn set(&mut self, key: &str, value: TextValue) -> Result<(), String> {
         match key {
-            "name" => put_text(&mut self.name, key, value),
-            "in" => put_text(&mut self.enclosing, key, value),
+            "name" => put_short(&mut self.name, key, value),
+            "in" => put_short(&mut self.enclosing, key, value),
             "leaves" => put_number(&mut self.leaves, key, value),
             "capacity" => put_number(&mut self.capacity, key, value),
-            "leaf_name" => put_text(&mut self.leaf_name, key, value),
+            "leaf_name" => put_short(&mut self.leaf_name, key, value),
             "first" => put_number(&mut self.first, key, value),
             "names" => put_list(&mut self.names, key, value),
             _ => Err(format!(
-                "wanted name, in, leaves, capacity, leaf_name, first or names, found key {key}"
+                "wanted name, in, leaves, capacity, leaf_name, first or names, found key {}",
+                begin(key)
             )),
         }
     }
@@ -484,6 +504,27 @@ mod tests {
 
     fn parent(rest: &str) -> String {
         format!("[[parent]]\nname = \"rack\"\n{rest}\n")
+    }
+
+    #[test]
+    fn no_message_is_as_long_as_its_schema() {
+        let long = "\u{80}".repeat(50_000);
+        let field = "leaves = 1\n[[parent.field]]\nname = 'a'\ntype = 'u8'\n";
+        for text in [
+            format!("[[parent]]\nname = '{long}'"),
+            format!("[[parent]]\nname = 'a'\nin = '/{long}'"),
+            parent(&format!("leaves = 1\ncapacity = 1\nleaf_name = '{long}{{n}}'")),
+            parent(&format!("capacity = 1\nnames = ['{long}']")),
+            parent(&format!("{field}unit = '{long}'")),
+            parent(&format!("leaves = 1\n[[parent.field]]\nname = '{long}'\ntype = 'u8'")),
+            parent(&format!("leaves = 1\n[[parent.field]]\nname = 'a'\ntype = '{long}'")),
+            parent(&format!("{} = 1", "k".repeat(100_000))),
+            parent(&format!("{field}{} = 1", "k".repeat(100_000))),
+            format!("{} = 1", "k".repeat(100_000)),
+        ] {
+            let error = refused(&text);
+            assert!(error.len() < 400, "{} bytes", error.len());
+        }
     }
 
     #[test]

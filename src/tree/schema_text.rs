@@ -30,37 +30,73 @@ pub(super) enum TextValue {
     List(NameList),
 }
 
-/// Texts, held one behind the other.
+/// Texts of a list between two whose places are kept.
+const PLACED: usize = 16;
+
+/// Texts, held one behind the other, each behind its length in one byte.
+///
+/// A list may be all of a schema, four bytes of text a name, or each of very many
+/// parents may have one. So a name takes a byte more than its text, and every
+/// sixteenth four bytes more, in as few pieces of memory as can be: that keeps what a
+/// schema takes below what its length allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct NameList {
-    text: String,
-    ends: Vec<u32>,
+    bytes: Vec<u8>,
+    /// Where every sixteenth text begins, but for the first.
+    starts: Vec<u32>,
+    len: u32,
 }
 
 impl NameList {
-    fn end_item(&mut self) {
+    /// Appends a text, and says whether it is short enough.
+    fn push(&mut self, text: &str) -> Option<()> {
+        let len = u8::try_from(text.len()).ok()?;
         // A schema is at most SCHEMA_LEN_MAX long, and so is what it lists.
-        self.ends.push(self.text.len() as u32);
+        if self.len > 0 && self.len().is_multiple_of(PLACED) {
+            self.starts.push(self.bytes.len() as u32);
+        }
+        // Doubling would take as much again as the list: an eighth costs a few moves.
+        let needed = 1 + text.len();
+        if self.bytes.capacity() - self.bytes.len() < needed {
+            self.bytes.reserve_exact(needed + self.bytes.len() / 8);
+        }
+        self.bytes.push(len);
+        self.bytes.extend_from_slice(text.as_bytes());
+        self.len += 1;
+        Some(())
     }
 
     pub(super) fn len(&self) -> usize {
-        self.ends.len()
+        self.len as usize
+    }
+
+    /// A text as bytes: their order is that of texts.
+    pub(super) fn bytes(&self, index: u32) -> Option<&[u8]> {
+        let (place, hops) = (index as usize / PLACED, index as usize % PLACED);
+        let start = match place.checked_sub(1) {
+            None => 0,
+            Some(place) => *self.starts.get(place)? as usize,
+        };
+        let mut rest = self.bytes.get(start..)?;
+        for _ in 0..hops {
+            let (len, behind) = rest.split_first()?;
+            rest = behind.get(usize::from(*len)..)?;
+        }
+        let (len, behind) = rest.split_first()?;
+        behind.get(..usize::from(*len))
     }
 
     pub(super) fn get(&self, index: u32) -> Option<&str> {
-        let index = index as usize;
-        let end = *self.ends.get(index)?;
-        let start = index.checked_sub(1).and_then(|before| self.ends.get(before)).unwrap_or(&0);
-        self.text.get(*start as usize..end as usize)
+        core::str::from_utf8(self.bytes(index)?).ok()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
-        (0..self.len() as u32).filter_map(|index| self.get(index))
+        (0..self.len).filter_map(|index| self.get(index))
     }
 
-    pub(super) fn shrink(&mut self) {
-        self.text.shrink_to_fit();
-        self.ends.shrink_to_fit();
+    fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.starts.shrink_to_fit();
     }
 }
 
@@ -149,7 +185,7 @@ impl<'a> SchemaReader<'a> {
     }
 
     fn list(&mut self) -> Result<NameList, Wanted> {
-        let mut list = NameList::default();
+        let (mut list, mut text) = (NameList::default(), String::new());
         self.take('[').ok_or("[")?;
         loop {
             self.skip_lines()?;
@@ -157,8 +193,9 @@ impl<'a> SchemaReader<'a> {
                 list.shrink();
                 return Ok(list);
             }
-            self.text(&mut list.text)?;
-            list.end_item();
+            text.clear();
+            self.text(&mut text)?;
+            list.push(&text).ok_or("texts of at most 255 bytes in a list")?;
             self.skip_lines()?;
             if self.take(',').is_none() && !self.rest.starts_with(']') {
                 return Err(", or ] behind a text of a list");
@@ -347,6 +384,21 @@ mod tests {
         let Item::Entry("names", TextValue::List(list)) = &items[3] else { panic!("{items:?}") };
         assert_eq!(list.iter().collect::<Vec<_>>(), ["xA", "y"]);
         assert_eq!((list.get(0), list.get(2)), (Some("xA"), None));
+    }
+
+    #[test]
+    fn each_text_of_a_list_is_found_at_its_place() {
+        let texts: Vec<_> = (0..100).map(|index| "\u{e9}".repeat(index)).collect();
+        for count in 0..texts.len() {
+            let mut list = NameList::default();
+            texts[..count].iter().for_each(|text| list.push(text).unwrap());
+            assert_eq!(list.iter().collect::<Vec<_>>(), texts[..count]);
+            assert_eq!((list.len(), list.get(count as u32)), (count, None));
+        }
+        let mut list = NameList::default();
+        assert_eq!(list.push(&"a".repeat(255)).and_then(|()| list.push(&"a".repeat(256))), None);
+        let error = items(&format!("a = ['{}']", "a".repeat(256))).unwrap_err();
+        assert!(error.starts_with("wanted texts of at most 255 bytes in a list, found"), "{error}");
     }
 
     #[test]
