@@ -250,6 +250,11 @@ impl ServingSide {
         }
     }
 
+    /// Counts leaves that were written past the protocol.
+    pub(super) fn note_writes(&mut self, count: u64) {
+        self.server.note_writes(count);
+    }
+
     /// Acknowledges what this commit and those before it made durable.
     pub(super) fn committed(&mut self, commit: CommitId, tree: &TreeLeaves) {
         self.server.handle_committed(commit);
