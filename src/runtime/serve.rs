@@ -273,6 +273,7 @@ impl Serving {
             self.side.turn(poller, source, turn, end_of_period, &mut self.tree);
             if let Some(commits) = &mut self.commits {
                 commits.turn(&mut self.side, &mut self.tree)?;
+                self.side.tell_news(end_of_period(&self.tree), &mut self.tree);
             }
             lookout.look(self.clock.now(), self.tree.tree())?;
             journal.keep(self.clock.now(), |counters| self.count(counters));

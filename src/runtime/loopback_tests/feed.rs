@@ -218,3 +218,43 @@ fn what_a_feed_may_not_write_is_told() {
     let report = server.end().unwrap();
     assert_eq!(report.counters.value("server", "conflated"), Some(0));
 }
+
+/// Tells which leaf was applied.
+struct Told(mpsc::Sender<Vec<u8>>);
+
+impl MirrorObserver for Told {
+    fn changes(&self) -> Changes {
+        Changes::Wanted
+    }
+
+    fn changed(&mut self, tree: &Tree, leaf: DataLocId) -> ControlFlow<()> {
+        let mut data = Vec::new();
+        tree.read(leaf, &mut data).unwrap();
+        let _ = self.0.send(data);
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn what_is_committed_leaves_without_waiting_for_something_else_to_come() {
+    let site = Site::new(10);
+    let handed = Handed::default();
+    let feed = take_from(&handed);
+    let (address, server, waker) =
+        serve_fed(&site.path("server"), Duration::ZERO, Durability::Power, feed);
+    let (tell, told) = mpsc::channel();
+    let replica = Running::start(move |control| {
+        mirror(MirrorOptions::new(address), control, &mut Told(tell))
+    });
+    // A loop that went to sleep with each would take longer than the watchdog lets it.
+    let begun = Instant::now();
+    for number in 0..1_000_u32 {
+        let data = number.to_le_bytes().to_vec();
+        handed.lock().unwrap().push_back((3, data.clone()));
+        waker.wake();
+        while told.recv_timeout(WATCHDOG).expect("it is applied") != data {}
+        assert!(begun.elapsed() < WATCHDOG, "only {number} came");
+    }
+    replica.end().unwrap();
+    server.end().unwrap();
+}
