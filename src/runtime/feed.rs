@@ -5,8 +5,9 @@
 //! datagrams and periods, in the thread that owns the tree. A feed whose data come from
 //! elsewhere sleeps until a [`Waker`](crate::runtime::Waker) is used.
 //!
-//! The loop promises that between two calls datagrams are taken and periods ended. That
-//! a call is short is the feed's part: while it runs, nobody is answered.
+//! The loop promises that datagrams are taken and periods ended after each call, or
+//! after some that wrote a few leaves each. That a call is short is the feed's part:
+//! while it runs, nobody is answered.
 
 use std::fmt;
 use std::time::Instant;
@@ -26,7 +27,7 @@ use crate::tree::WriteError;
 /// When a feed wants to be called again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// As soon as the datagrams that came meanwhile are taken.
+    /// At once; after some calls the datagrams that came meanwhile are taken first.
     Now,
     /// At this moment, or when its waker is used before. A loop that sleeps is woken
     /// by the kernel's timers of a millisecond, never too early.
@@ -177,6 +178,10 @@ impl fmt::Debug for FeedWriter<'_> {
     }
 }
 
+/// A feed that wants to go on at once is called again until a turn has so many leaves:
+/// some 20 us of writes, beside which the system calls of a turn are small.
+const TURN_LEAVES: u64 = 64;
+
 /// A feed with what it asked for.
 pub(super) struct Feeding {
     feed: Box<dyn Feed>,
@@ -213,7 +218,15 @@ impl Feeding {
             return 0;
         }
         let mut writer = FeedWriter { tree, written: 0, refused: Refused::No };
-        self.next = self.feed.fill(&mut writer);
+        loop {
+            let before = writer.written;
+            self.next = self.feed.fill(&mut writer);
+            // One that wrote nothing waits for something that a turn may bring.
+            let goes_on = self.next == Next::Now && writer.written > before;
+            if !goes_on || writer.refused != Refused::No || writer.written >= TURN_LEAVES {
+                break;
+            }
+        }
         self.refused = writer.refused;
         writer.written
     }
@@ -227,5 +240,67 @@ impl Feeding {
             (Refused::No, Next::At(moment)) => Instant::now() >= moment,
             (Refused::No, Next::Woken) => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Life;
+    use crate::layout::TreeId;
+    use crate::layout::TreeRole;
+    use crate::tree::CreateOptions;
+    use crate::tree::Tree;
+
+    fn leaves() -> TreeLeaves {
+        let layout = Layout::plain(1, 500, 16).unwrap();
+        let (role, tree_id) = (TreeRole::Server, TreeId(7));
+        let options = CreateOptions { role, tree_id, life: Life(0), unix_s: 0 };
+        let mut tree = Tree::create_unnamed(layout, options).unwrap();
+        tree.begin_life(0).unwrap();
+        TreeLeaves::served(tree)
+    }
+
+    /// Leaves that one turn brings, of a feed that writes so many a call.
+    fn written_in_a_turn(of_a_call: u32, next: Next) -> u64 {
+        let feed = move |writer: &mut FeedWriter<'_>| {
+            for leaf in 0..of_a_call {
+                writer.write(DataLocId(leaf), b"new").unwrap();
+            }
+            next
+        };
+        Feeding::new(Box::new(feed)).turn(&Control::new().unwrap(), &mut leaves())
+    }
+
+    #[test]
+    fn a_turn_takes_few_leaves_or_one_call() {
+        assert_eq!(written_in_a_turn(0, Next::Now), 0, "it is not called for ever");
+        assert_eq!(written_in_a_turn(1, Next::Now), TURN_LEAVES);
+        assert_eq!(written_in_a_turn(60, Next::Now), 120);
+        assert_eq!(written_in_a_turn(300, Next::Now), 300);
+        assert_eq!(written_in_a_turn(1, Next::Woken), 1);
+    }
+
+    #[test]
+    fn it_is_called_when_it_is_due() {
+        let (control, clock) = (Control::new().unwrap(), Clock::start());
+        let (mut tree, later) = (leaves(), Instant::now() + std::time::Duration::from_secs(999));
+        let mut calls = 0;
+        let mut nexts = [Next::Woken, Next::At(later), Next::Now].into_iter();
+        let mut feeding = Feeding::new(Box::new(move |writer: &mut FeedWriter<'_>| {
+            writer.write(DataLocId(calls), b"new").unwrap();
+            calls += 1;
+            nexts.next().unwrap_or(Next::Woken)
+        }));
+        assert!(feeding.deadline(clock, &tree) <= clock.now());
+        assert_eq!(feeding.turn(&control, &mut tree), 1);
+        assert_eq!(feeding.turn(&control, &mut tree), 0, "nobody woke it");
+        assert_eq!(feeding.deadline(clock, &tree), Time(u64::MAX));
+        control.waker().wake();
+        assert_eq!(feeding.turn(&control, &mut tree), 1);
+        assert_eq!(feeding.turn(&control, &mut tree), 0, "its moment has not come");
+        assert!(feeding.deadline(clock, &tree) > clock.now());
+        feeding.begin_anew();
+        assert_eq!(feeding.turn(&control, &mut tree), 2, "at once, and once more");
     }
 }
