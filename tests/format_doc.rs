@@ -168,7 +168,7 @@ fn every_limit_is_the_documented_one() {
         ("CAPACITY_MAX", limits::CAPACITY_MAX),
         ("PAGE_SIZE", limits::PAGE_SIZE),
         ("STRIDE_ALIGN", limits::STRIDE_ALIGN),
-        ("REDO_HALF_LEN_MAX", limits::REDO_HALF_LEN_MAX as usize),
+        ("HALF_LEN_MAX", RedoHeader::HALF_LEN_MAX as usize),
     ];
     for (name, value) in known {
         let row = DOC.lines().filter_map(cells).find(|row| row[0] == name);

@@ -273,6 +273,12 @@ fn hour_json(kind: &str, hour: &Hour) -> Value {
         quiet,
         restarts,
         restores,
+        losses,
+        claims,
+        repaired,
+        growths,
+        io_errors,
+        power_losses,
         ..
     } = hour.counted;
     json!({ kind: {
@@ -280,7 +286,8 @@ fn hour_json(kind: &str, hour: &Hour) -> Value {
         "slowest_quiet_s": hour.slowest_quiet.as_secs_f64(), "leaves_applied": leaves_applied,
         "verdicts": verdicts, "events": events, "writes": writes, "acknowledged": acknowledged,
         "requests": requests, "unproven": unproven, "quiet": quiet, "restarts": restarts,
-        "restores": restores,
+        "restores": restores, "losses": losses, "claims": claims, "repaired": repaired,
+        "growths": growths, "io_errors": io_errors, "power_losses": power_losses,
     }})
 }
 

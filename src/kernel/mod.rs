@@ -22,6 +22,8 @@ pub use arch::DiffKernel;
 #[cfg(target_arch = "aarch64")]
 pub use arch::aarch64::ArmCrc;
 #[cfg(target_arch = "x86_64")]
+pub use arch::fold::Fold;
+#[cfg(target_arch = "x86_64")]
 pub use arch::x86_64::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use arch::x86_64::Sse42;

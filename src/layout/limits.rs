@@ -73,10 +73,6 @@ pub const CAPACITY_MAX: usize =
         / LEAF_ALIGN
         * LEAF_ALIGN;
 
-/// Longest half of a redo log: offsets in one fit a u32, and reading all of a log at
-/// recovery takes seconds.
-pub const REDO_HALF_LEN_MAX: u64 = 1 << 30;
-
 const _: () = {
     assert!(size_of::<Header>() <= PAGE_SIZE);
     assert!(size_of::<StateSlot>() <= PAGE_SIZE / 2);
@@ -88,7 +84,7 @@ const _: () = {
     assert!(size_of::<RedoBatchHead>() == 64);
     // Leaves in a batch are read in place.
     assert!(size_of::<RedoBatchHead>().is_multiple_of(LEAF_ALIGN));
-    assert!(REDO_HALF_LEN_MAX <= u32::MAX as u64);
+    assert!(RedoHeader::HALF_LEN_MAX <= u32::MAX as u64);
     assert!(PAGE_SIZE.is_multiple_of(STRIDE_ALIGN));
     assert!(STRIDE_ALIGN.is_multiple_of(LEAF_ALIGN));
     assert!(DATAGRAM_SIZE_DEFAULT >= DATAGRAM_SIZE_MIN);

@@ -44,6 +44,9 @@ impl RedoHeader {
     /// Minor version that this crate writes.
     pub const FORMAT_MINOR: u16 = 0;
 
+    /// Longest half: lengths in one fit a u32, and recovery reads all of it.
+    pub const HALF_LEN_MAX: u64 = 1 << 30;
+
     /// Length of a log whose halves have this length.
     pub const fn file_len(half_len: u64) -> u64 {
         PAGE_SIZE as u64 + 2 * half_len

@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 
 use crate::layout::Life;
 use crate::layout::Revision;
+use crate::sim::leaves::Cell;
 use crate::sim::leaves::SimLeaves;
 use crate::sim::leaves::StateId;
 use crate::sim::leaves::Step;
+use crate::sim::places::Place;
+use crate::sim::places::leaf_at;
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,11 +27,13 @@ pub(super) struct Checks {
     pub(super) broken: Option<Broken>,
     /// Revisions that were given and then lost with the file that held them.
     abandoned: Vec<(Revision, Revision)>,
+    /// Revisions that somebody forged.
+    forged: BTreeSet<u64>,
     /// Life that began with an older file last.
     restored: Life,
     watermark: (Life, u64),
     /// Newest version of each leaf that a device knows to be written.
-    acknowledged: BTreeMap<u32, u64>,
+    acknowledged: BTreeMap<Place, u64>,
     pub(super) counted: Counted,
 }
 
@@ -50,6 +55,20 @@ pub struct Counted {
     pub requests: u64,
     /// Datagrams of unproven addresses whose answers were measured.
     pub unproven: u64,
+    /// Losses shown to clients, which have to ask.
+    pub losses: u64,
+    /// Watermarks compared leaf by leaf with the origin's tree.
+    pub claims: u64,
+    /// Leaves of RESPONSEs compared with what was asked for.
+    pub repaired: u64,
+    /// Calls that reserve space or write back and were let fail.
+    pub io_errors: u64,
+    /// Power losses.
+    pub power_losses: u64,
+    /// Deaths in the middle of a store.
+    pub deaths: u64,
+    /// Growths of the origin's tree.
+    pub growths: u64,
     /// Quiet times at whose end all were compared.
     pub quiet: u64,
     /// Restarts of the origin, with an older file included.
@@ -75,9 +94,23 @@ impl Checks {
         }
     }
 
-    fn is_abandoned(&self, revision: u64) -> bool {
+    /// Whether a revision is of a history that the origin lost, or was forged.
+    pub(super) fn is_abandoned(&self, revision: u64) -> bool {
+        if self.is_forged(revision) {
+            return true;
+        }
         let revision = Revision(revision);
         self.abandoned.iter().any(|(from, to)| revision > *from && revision <= *to)
+    }
+
+    /// Whether somebody sent a leaf with this revision that the origin never gave.
+    pub(super) fn is_forged(&self, revision: u64) -> bool {
+        self.forged.contains(&revision)
+    }
+
+    /// Somebody sends a leaf with a revision that the origin never gave.
+    pub(super) fn forged(&mut self, revision: Revision) {
+        self.forged.insert(revision.0);
     }
 
     /// No leaf goes backwards on a replica, but where the server lost what it held.
@@ -145,7 +178,7 @@ impl Checks {
     pub(super) fn acknowledged(
         &mut self,
         life: Life,
-        leaves: &[(u32, u64)],
+        leaves: &[(Place, u64)],
         origin: Option<&SimLeaves>,
     ) {
         if life < self.restored {
@@ -165,21 +198,21 @@ impl Checks {
     /// The origin opened its file again.
     pub(super) fn reopened(&mut self, origin: &SimLeaves, is_older: bool) {
         if is_older {
-            for (leaf, version) in &mut self.acknowledged {
-                *version = (*version).min(origin.cell(*leaf).version);
+            for (place, version) in &mut self.acknowledged {
+                *version = (*version).min(version_at(origin, *place));
             }
         }
-        let all: Vec<u32> = self.acknowledged.keys().copied().collect();
+        let all: Vec<Place> = self.acknowledged.keys().copied().collect();
         self.holds_acknowledged(origin, all.into_iter());
     }
 
-    fn holds_acknowledged(&mut self, origin: &SimLeaves, leaves: impl Iterator<Item = u32>) {
-        for leaf in leaves {
-            let expected = self.acknowledged.get(&leaf).copied().unwrap_or(0);
-            let found = origin.cell(leaf).version;
+    fn holds_acknowledged(&mut self, origin: &SimLeaves, leaves: impl Iterator<Item = Place>) {
+        for place in leaves {
+            let expected = self.acknowledged.get(&place).copied().unwrap_or(0);
+            let found = version_at(origin, place);
             if found < expected {
                 self.fail("no acknowledged report is lost", || {
-                    format!("leaf {leaf}: version {expected} was acknowledged, {found} is there")
+                    format!("{place:?}: version {expected} was acknowledged, {found} is there")
                 });
             }
         }
@@ -195,6 +228,21 @@ impl Checks {
         }
     }
 
+    /// A RESPONSE carries what differs and nothing else.
+    pub(super) fn repaired(
+        &mut self,
+        name: &str,
+        leaves: &[(u32, Cell)],
+        differs: impl Fn(u32, &Cell) -> bool,
+    ) {
+        self.counted.repaired += leaves.len() as u64;
+        if let Some((leaf, cell)) = leaves.iter().find(|(leaf, cell)| !differs(*leaf, cell)) {
+            self.fail("a repair costs what differs", || {
+                format!("{name}: leaf {leaf} is sent, and was held: {cell:?}")
+            });
+        }
+    }
+
     /// An address that has proven nothing gets at most 0.2 of what it sent.
     pub(super) fn unproven(&mut self, name: &str, came: usize, went: usize) {
         self.counted.unproven += 1;
@@ -206,9 +254,14 @@ impl Checks {
     }
 }
 
+fn version_at(origin: &SimLeaves, place: Place) -> u64 {
+    leaf_at(origin.tree().layout(), place).map_or(0, |leaf| origin.cell(leaf).version)
+}
+
 /// Ends of periods of one server that are remembered. A replica says "in sync" of
-/// the last that it was told of, and no datagram is late by more than a lease.
-const ENDS_MAX: usize = 4_096;
+/// the last that it was told of, and a process is stopped for 20 s at the most, in which
+/// periods of no length end less than 1,000 times a second.
+const ENDS_MAX: usize = 32_768;
 
 /// The states of a server at the ends of its periods, over all of its lives.
 #[derive(Debug, Default)]

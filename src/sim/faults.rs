@@ -2,33 +2,28 @@
 
 use core::time::Duration;
 use std::fs;
-
-use zerocopy::little_endian::U16;
-use zerocopy::little_endian::U32;
-use zerocopy::little_endian::U64;
+use std::path::Path;
 
 use crate::layout::DataLocId;
+use crate::layout::Life;
+use crate::layout::Revision;
 use crate::layout::TreeRole;
 use crate::sim::leaves::SimLeaves;
-use crate::sim::network::client_port;
-use crate::sim::network::serving_port;
 use crate::sim::node::Doing;
 use crate::sim::node::FileFate;
 use crate::sim::node::Kind;
-use crate::sim::options::NODES_MAX;
+use crate::sim::places::leaf_at;
+use crate::sim::places::place_in;
+use crate::sim::storage::Injected;
 use crate::sim::world::FAULT_TICK;
 use crate::sim::world::World;
 use crate::sync::RandomSource;
 use crate::sync::ServedLeaves;
 use crate::tree::Damaged;
+use crate::tree::GrowError;
 use crate::tree::Mark;
 use crate::tree::OpenOptions;
 use crate::tree::Tree;
-use crate::wire;
-use crate::wire::DatagramType;
-use crate::wire::Flags;
-use crate::wire::Header;
-use crate::wire::PROTOCOL_VERSION;
 
 /// Copies of the origin's file that are kept.
 const SNAPSHOTS_MAX: usize = 4;
@@ -46,7 +41,7 @@ const TWINS: [u32; 2] = [0, 1];
 
 impl World {
     /// Whether a fault of this kind, with this mean of seconds between two, is due.
-    fn falls(&mut self, mean_s: u64) -> bool {
+    pub(super) fn falls(&mut self, mean_s: u64) -> bool {
         mean_s > 0 && self.random.chance(FAULT_TICK.as_secs_f64() / mean_s as f64)
     }
 
@@ -65,6 +60,9 @@ impl World {
         if self.falls(faults.jumps) {
             self.forge_jump();
         }
+        if self.falls(faults.forged_leaves) {
+            self.forge_leaf();
+        }
         if self.falls(faults.strangers) {
             self.let_a_stranger_knock();
         }
@@ -74,6 +72,10 @@ impl World {
         if self.falls(faults.rot) {
             self.let_one_rot();
         }
+        if self.falls(faults.growths) {
+            self.extend_schema();
+        }
+        self.storage_trouble();
         self.restarts();
     }
 
@@ -109,7 +111,7 @@ impl World {
         }
     }
 
-    fn one_of(&mut self, wanted: impl Fn(Kind) -> bool) -> Option<usize> {
+    pub(super) fn one_of(&mut self, wanted: impl Fn(Kind) -> bool) -> Option<usize> {
         let found: Vec<usize> =
             (0..self.nodes.len()).filter(|index| wanted(self.nodes[*index].kind)).collect();
         (!found.is_empty()).then(|| self.random.pick(&found))
@@ -140,66 +142,6 @@ impl World {
         }
     }
 
-    /// Sends a client an EVENT or TICK whose number its server never gave.
-    fn forge_jump(&mut self) {
-        let Some(index) = self.one_of(|kind| matches!(kind, Kind::Relay | Kind::Replica)) else {
-            return;
-        };
-        let node = &self.nodes[index];
-        let joined = node.following.client.as_ref().and_then(|client| client.joined().copied());
-        let Some(joined) = joined else { return };
-        let far = self.random.pick(&[1, 2, 1_000, 1 << 32, 1 << 62]);
-        let is_tick = self.random.chance(0.3);
-        let closes = if self.random.chance(0.5) { Flags::CLOSES_PERIOD } else { 0 };
-        let kind = if is_tick { DatagramType::Tick } else { DatagramType::Event };
-        let header = Header {
-            datagram_type: kind.code(),
-            version: PROTOCOL_VERSION,
-            tree_id: U64::new(joined.tree_id.0),
-            life: U32::new(joined.life.0),
-            layout_hash: U32::new(joined.layout_hash.0),
-            channel: U64::new(joined.view_id),
-            event_num: U64::new(joined.event_num.saturating_add(far)),
-            digest: U64::new(self.random.next_u64()),
-            watermark: U64::new(joined.watermark.0),
-            flags: U16::new(closes | Flags::SOURCE_IN_SYNC),
-            ..Header::default()
-        };
-        let mut bytes = Vec::new();
-        // A TICK has a body of 32 bytes.
-        let body: &[u8] = if is_tick { &[0; 32] } else { &[] };
-        wire::encode(&mut bytes, &header, &(), body, 0);
-        let (from, to) = (serving_port(node.upstream), client_port(index, node.run));
-        self.trace.note(self.now, format!("forge {kind:?} for {}", self.names[index]));
-        self.net.forge(self.now, from, to, bytes);
-    }
-
-    /// Sends a server something that no client of it would.
-    fn let_a_stranger_knock(&mut self) {
-        let Some(index) = self.one_of(|kind| matches!(kind, Kind::Origin | Kind::Relay)) else {
-            return;
-        };
-        let kinds = DatagramType::ALL;
-        let kind = kinds[self.random.index(kinds.len())];
-        let header = Header {
-            datagram_type: kind.code(),
-            version: if self.random.chance(0.8) { PROTOCOL_VERSION } else { 9 },
-            channel: U64::new(self.random.next_u64()),
-            tree_id: U64::new(self.random.next_u64()),
-            event_num: U64::new(self.random.next_u64()),
-            ..Header::default()
-        };
-        // A RESPONSE without its body cannot be sealed.
-        let len = self.random.pick(&[16, 24, 600, 1_136]);
-        let body: Vec<u8> = (0..len).map(|_| self.random.next_u64() as u8).collect();
-        let mut bytes = Vec::new();
-        let padded = self.random.pick(&[0, 64, 1_199, 1_200]);
-        wire::encode(&mut bytes, &header, &(), &body, padded);
-        // The last node number belongs to no process: what it is sent is lost.
-        let from = self.random.between(200, 400) as u16 * NODES_MAX + NODES_MAX - 1;
-        self.net.forge(self.now, from, serving_port(index), bytes);
-    }
-
     /// Twin leaves of a replica fall back to what they were, as on a disk that
     /// forgets what it was given last.
     fn let_one_rot(&mut self) {
@@ -215,6 +157,7 @@ impl World {
             None => {}
             Some(kept) => {
                 kept.iter().for_each(|(head, data)| leaves.rot(head, data));
+                self.excuse(index);
                 self.trace.note(self.now, format!("rot {}", self.names[index]));
             }
         }
@@ -245,30 +188,40 @@ impl World {
     }
 
     /// Ends a process, in good order or by a kill.
-    fn stop_for_good(&mut self, index: usize, file: FileFate) {
+    pub(super) fn stop_for_good(&mut self, index: usize, file: FileFate) {
         if !self.nodes[index].runs() {
             return;
         }
-        let (low, high) = match self.nodes[index].kind {
-            Kind::Origin => ORIGIN_DOWN_MS,
-            Kind::Device => DEVICE_DOWN_MS,
-            Kind::Relay | Kind::Replica => (0, 3_000),
-        };
-        let until = self.now.after(self.random.millis(low, high));
         let is_orderly = self.random.chance(0.3);
         let how = if is_orderly { "end" } else { "kill" };
         self.trace.note(self.now, format!("{how} {}, then {file:?}", self.names[index]));
         if is_orderly {
             self.say_goodbye(index);
         }
+        if let Some(leaves) = self.nodes[index].leaves.take().filter(|_| is_orderly) {
+            let (closed, injected) = self.suffer(index, |_| leaves.into_tree().close());
+            match closed {
+                Ok(()) => self.note_durable(index),
+                Err(error) => self.end_with_error(index, &error.to_string(), injected),
+            }
+        }
+        self.take_down(index, file);
+    }
+
+    /// A process is gone, and comes back some time.
+    pub(super) fn take_down(&mut self, index: usize, file: FileFate) {
+        let (low, high) = match self.nodes[index].kind {
+            Kind::Origin => ORIGIN_DOWN_MS,
+            Kind::Device => DEVICE_DOWN_MS,
+            Kind::Relay | Kind::Replica => (0, 3_000),
+        };
+        let until = self.now.after(self.random.millis(low, high));
         let node = &mut self.nodes[index];
         node.serving.server = None;
         node.following.client = None;
+        node.following.attached = None;
         node.device = None;
-        match node.leaves.take() {
-            Some(leaves) if is_orderly => leaves.into_tree().close().expect("a tree closes"),
-            _ => {}
-        }
+        node.leaves = None;
         node.doing = Doing::Down { until, file };
         node.plan();
     }
@@ -301,11 +254,18 @@ impl World {
             (Kind::Origin | Kind::Device, _) | (_, FileFate::Same) => {}
             (_, FileFate::Older) if older.exists() => {
                 fs::copy(older, &node.path).expect("a copy of a file");
+                // What was rotten or forged then is so again.
+                let faults = &self.options.faults;
+                let may_rot = faults.rot > 0 || faults.forged_leaves > 0;
+                node.following.excused = may_rot.then_some(self.now).or(node.following.excused);
             }
             (_, FileFate::Older | FileFate::Gone) => {
                 // There may be none yet.
                 let _ = fs::remove_file(&node.path);
             }
+        }
+        if file != FileFate::Same {
+            self.note_durable(index);
         }
         self.trace.note(self.now, format!("start {}", self.names[index]));
         match self.nodes[index].kind {
@@ -326,26 +286,96 @@ impl World {
             }
         }
         let unix_s = self.unix_s();
-        let options = OpenOptions { role: TreeRole::Server, damaged: Damaged::Refuse, unix_s };
-        let (mut tree, _) = Tree::open(&path, options).expect("the origin's file opens");
-        let life = tree.begin_life(unix_s).expect("a life begins");
+        if is_older {
+            self.note_durable(0);
+        }
+        let has_lost = core::mem::take(&mut self.nodes[0].has_lost_power);
+        let (opened, injected) = self.suffer(0, |world| world.open_origin(&path, unix_s, has_lost));
+        let (tree, life) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.nodes[0].has_lost_power = has_lost;
+                self.has_older_file |= is_older;
+                return self.end_with_error(0, &error, injected);
+            }
+        };
+        self.note_durable_state(0);
+        let is_older = is_older || core::mem::take(&mut self.has_older_file);
         let leaves = SimLeaves::new(tree, Mark::Changed, false, self.planted);
-        self.checks.life_began(life, leaves.life_start(), is_older);
+        // After a power loss any leaf may be older, whatever the newest one is.
+        let start = if has_lost { Revision::ZERO } else { leaves.life_start() };
+        let is_older = is_older || has_lost;
+        self.checks.life_began(life, start, is_older);
+        if is_older {
+            self.excuse_those_behind_relays();
+        }
         self.checks.reopened(&leaves, is_older);
         self.nodes[0].leaves = Some(leaves);
         self.serve(0);
     }
 
+    /// As the server's loop begins: open, follow the schema, begin a life.
+    fn open_origin(
+        &mut self,
+        path: &Path,
+        unix_s: u64,
+        has_lost: bool,
+    ) -> Result<(Tree, Life), String> {
+        let damaged = if has_lost { Damaged::Reset } else { Damaged::Refuse };
+        let options = OpenOptions { role: TreeRole::Server, damaged, unix_s };
+        let (mut tree, _) = Tree::open(path, options).map_err(|error| error.to_string())?;
+        if tree.layout_hash() != self.layouts.newest().layout_hash() {
+            tree.grow(self.layouts.newest().clone()).map_err(|error| error.to_string())?;
+            self.note_durable(0);
+        }
+        let life = tree.begin_life(unix_s).map_err(|error| error.to_string())?;
+        Ok((tree, life))
+    }
+
     // Writes.
 
-    /// Device that owns a leaf; others are written at the origin itself.
+    /// Device that owns a leaf; others are written at the origin itself. It is the
+    /// leaf's place that counts: that stays when the tree grows.
     fn owner_of(&self, leaf: u32) -> Option<usize> {
         let devices = self.options.devices;
-        if devices == 0 || TWINS.contains(&leaf) || leaf.is_multiple_of(devices + 1) {
+        if devices == 0 || TWINS.contains(&leaf) {
             return None;
         }
+        let place = place_in(self.layouts.newest(), leaf)?;
+        let number = (place.parent + place.position) % (devices + 1);
         let first = self.nodes.len() - devices as usize;
-        Some(first + (leaf % (devices + 1)) as usize - 1)
+        Some(first + number.checked_sub(1)? as usize)
+    }
+
+    /// The schema gets more leaves, and the origin follows it.
+    fn extend_schema(&mut self) {
+        let more = self.random.between(1, u64::from(self.options.leaves)) as u32;
+        if !self.nodes[0].runs() || !self.layouts.extend(&self.options, more) {
+            return;
+        }
+        let layout = self.layouts.newest().clone();
+        self.trace.note(self.now, format!("grow to {} leaves", layout.leaf_count()));
+        let Some(mut leaves) = self.nodes[0].leaves.take() else { return };
+        let (grown, injected) = self.suffer(0, |_| leaves.grow(layout));
+        self.nodes[0].leaves = Some(leaves);
+        match grown {
+            Ok(()) => {
+                self.checks.counted.growths += 1;
+                self.note_durable(0);
+                self.send_to_the_door(0);
+                self.nodes[0].plan();
+            }
+            Err(error @ GrowError::Name(_)) => {
+                self.end_with_error(0, &error.to_string(), injected);
+            }
+            // It serves the old tree on, and whoever runs it takes the schema back.
+            Err(error) => {
+                if injected == Injected::No {
+                    self.checks.fail("an error has a cause", || error.to_string());
+                }
+                self.layouts.take_back();
+            }
+        }
     }
 
     /// One round of writes.
@@ -357,7 +387,7 @@ impl World {
             TWINS.iter().for_each(|leaf| self.write_at_origin(*leaf, &data));
         }
         for _ in 0..self.random.between(1, u64::from(self.options.write_leaves)) {
-            let leaf = self.random.index(self.options.leaves as usize) as u32;
+            let leaf = self.random.index(self.layouts.newest().leaf_count() as usize) as u32;
             let data = self.new_data();
             match self.owner_of(leaf) {
                 None if !TWINS.contains(&leaf) => self.write_at_origin(leaf, &data),
@@ -382,14 +412,20 @@ impl World {
         };
         leaves.write(DataLocId(leaf), data).expect("a leaf with room");
         let steps = core::mem::take(&mut leaves.steps);
-        self.checks.written(&steps);
+        if !self.bury(0) {
+            self.checks.written(&steps);
+        }
     }
 
     fn report(&mut self, index: usize, leaf: u32, data: &[u8]) {
         let node = &mut self.nodes[index];
+        let place = place_in(self.layouts.newest(), leaf);
+        // It knows the leaf, if at all, by another number.
+        let leaf = node.device_layout.as_ref().and_then(|layout| leaf_at(layout, place?));
         let Some(device) = node.device.as_mut().filter(|_| node.doing == Doing::Runs) else {
             return;
         };
+        let Some(leaf) = leaf else { return };
         // A full window, or no session yet: this change is never reported.
         let _ = device.report(self.now, DataLocId(leaf), data);
         if self.random.chance(0.7) {

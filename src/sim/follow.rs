@@ -2,20 +2,25 @@
 //! drives it, and its verdicts judged.
 
 use core::time::Duration;
+use std::rc::Rc;
 
 use crate::layout::Life;
 use crate::layout::Revision;
 use crate::layout::TreeRole;
-use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::sim::checks::Found;
 use crate::sim::leaves::SimLeaves;
 use crate::sim::network::Cargo;
 use crate::sim::network::client_port;
 use crate::sim::network::serving_port;
+#[cfg(test)]
+use crate::sim::node::Following;
 use crate::sim::node::Kind;
 use crate::sim::node::Node;
 #[cfg(test)]
 use crate::sim::planted::Planted;
+use crate::sim::storage::Injected;
+use crate::sim::witness::Witness;
+use crate::sim::witness::is_for;
 use crate::sim::world::World;
 use crate::sync::Client;
 use crate::sync::ClientConfig;
@@ -34,9 +39,6 @@ use crate::tree::Mark;
 use crate::tree::OpenOptions;
 use crate::tree::Recovery;
 use crate::tree::Tree;
-use crate::wire::Header;
-
-use zerocopy::FromBytes;
 
 /// A replica's progress is written down this often, as the product does.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,25 +60,28 @@ fn held(tree: &Tree, recovery: &Recovery) -> Held {
     }
 }
 
+/// What this run has brought to a copy, by the rule of the product.
+fn held_up_to(life: Life, watermark: Revision) -> Held {
+    if watermark > Revision::ZERO { Held::UpTo { life, watermark } } else { Held::Partial }
+}
+
 impl World {
     /// A process of a replica or relay begins, with the file that is there.
     pub(super) fn start_client(&mut self, index: usize) {
-        let unix_s = self.unix_s();
-        let planted = self.planted;
         let node = &mut self.nodes[index];
         node.following.held = Held::Nothing;
         node.following.attached = None;
         node.following.told = 0;
-        node.following.judged = (0, 0);
+        node.following.judged = (0, 0, 0);
+        node.following.witness = Witness::default();
         node.following.kept = None;
         node.leaves = None;
-        if node.path.exists() {
-            let options = OpenOptions { role: TreeRole::Replica, damaged: Damaged::Refuse, unix_s };
-            let (tree, recovery) = Tree::open(&node.path, options).expect("a replica's file opens");
-            node.following.held = held(&tree, &recovery);
-            let is_partial = node.filter.is_some();
-            node.leaves = Some(SimLeaves::new(tree, mark_of(node.kind), is_partial, planted));
+        if node.path.exists()
+            && let Err((error, injected)) = self.open_copy(index)
+        {
+            return self.end_with_error(index, &error, injected);
         }
+        let node = &mut self.nodes[index];
         let config = ClientConfig {
             filter: node.filter.map_or(String::new(), |parent| format!("/p{parent}")),
             held: node.leaves.as_ref().map(held_tree),
@@ -88,6 +93,25 @@ impl World {
         node.following.next_save = self.now.after(SAVE_INTERVAL);
     }
 
+    /// Opens the file of an earlier run, as the mirror does.
+    fn open_copy(&mut self, index: usize) -> Result<(), (String, Injected)> {
+        let (unix_s, path) = (self.unix_s(), self.nodes[index].path.clone());
+        let options = OpenOptions { role: TreeRole::Replica, damaged: Damaged::Reset, unix_s };
+        let (opened, injected) = self.suffer(index, |_| Tree::open(&path, options));
+        let (tree, recovery) = opened.map_err(|error| (error.to_string(), injected))?;
+        self.note_durable_state(index);
+        let node = &mut self.nodes[index];
+        let has_lost_power = core::mem::take(&mut node.has_lost_power);
+        if recovery.damaged_count > 0 && !has_lost_power {
+            let name = &self.names[index];
+            self.checks.fail("no leaf is torn", || format!("{name}: {recovery:?}"));
+        }
+        node.following.held = held(&tree, &recovery);
+        let is_partial = node.filter.is_some();
+        node.leaves = Some(SimLeaves::new(tree, mark_of(node.kind), is_partial, self.planted));
+        Ok(())
+    }
+
     /// Something for a client's socket.
     pub(super) fn client_hears(&mut self, index: usize, cargo: &Cargo) {
         let node = &mut self.nodes[index];
@@ -96,10 +120,18 @@ impl World {
             Cargo::Unreachable => client.handle_unreachable(self.now),
             Cargo::Datagram { bytes, told } => {
                 let was_told = told.filter(|_| is_for(client, bytes));
+                #[cfg(test)]
+                let bytes = &node.following.bend(self.planted, node.leaves.as_mut(), bytes);
+                let Some(client) = &mut node.following.client else { return };
                 client.handle_datagram(self.now, bytes, node.leaves.as_mut());
                 node.following.told = node.following.told.max(was_told.unwrap_or(0));
             }
         }
+        if self.bury(index) {
+            return;
+        }
+        self.look_at_steps(index);
+        self.witness(index, cargo.bytes());
         self.drain_client(index);
     }
 
@@ -110,12 +142,17 @@ impl World {
         let Some(client) = &mut following.client else { return };
         if client.poll_timeout().is_some_and(|due| due <= self.now) {
             client.handle_timeout(self.now, node.leaves.as_mut());
+            if self.bury(index) {
+                return;
+            }
             self.drain_client(index);
+            self.witness(index, None);
         }
         let node = &mut self.nodes[index];
         if node.following.next_save <= self.now {
             node.following.next_save = self.now.after(SAVE_INTERVAL);
             node.save();
+            self.bury(index);
         }
     }
 
@@ -136,25 +173,23 @@ impl World {
                 ClientEvent::Rejoining | ClientEvent::InSync | ClientEvent::OutOfSync => {}
             }
         }
-        let node = &mut self.nodes[index];
-        if let Some(leaves) = &mut node.leaves
-            && !leaves.steps.is_empty()
-        {
-            let steps = core::mem::take(&mut leaves.steps);
-            self.checks.applied(&self.names[index], &steps);
-        }
         self.relay(index);
     }
 
     pub(super) fn send_from_client(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         let path = (client_port(index, node.run), serving_port(node.upstream));
-        let Some(client) = &mut node.following.client else { return };
-        while let Some(transmit) = client.poll_transmit() {
+        loop {
+            let client = self.nodes[index].following.client.as_mut();
+            let Some(transmit) = client.and_then(Client::poll_transmit) else { return };
             let Transmit::Datagram { bytes, .. } = transmit else {
                 panic!("a client sends finished datagrams")
             };
-            self.net.send(self.now, path, bytes.into(), None, &mut self.trace);
+            let bytes: Rc<[u8]> = bytes.into();
+            #[cfg(test)]
+            let Some(bytes) = self.bent(index, &bytes) else { continue };
+            self.look_at_request(index, &bytes);
+            self.net.send(self.now, path, bytes, None, &mut self.trace);
         }
     }
 
@@ -175,30 +210,73 @@ impl World {
     }
 
     fn layout_came(&mut self, index: usize) {
-        let node = &mut self.nodes[index];
+        let node = &self.nodes[index];
         let Some(client) = &node.following.client else { return };
         let Some(joined) = client.joined().copied() else { return };
-        if node.leaves.is_none() {
-            let layout = Layout::from_blob(client.layout_blob()).expect("the origin's layout");
-            let options = CreateOptions {
-                role: TreeRole::Replica,
-                tree_id: joined.tree_id,
-                life: joined.life,
-                unix_s: 0,
-            };
-            let tree = Tree::create(&node.path, layout, options).expect("room for a replica");
-            let is_partial = node.filter.is_some();
-            let mark = mark_of(node.kind);
-            node.leaves = Some(SimLeaves::new(tree, mark, is_partial, self.planted));
-            node.following.held = Held::Nothing;
+        let layout = Layout::from_blob(client.layout_blob()).expect("the origin's layout");
+        let made = match self.nodes[index].leaves.take() {
+            Some(leaves) => self.grow_copy(index, leaves, layout),
+            None => self.create_copy(index, &joined, layout),
+        };
+        match made {
+            Ok(leaves) => {
+                self.nodes[index].leaves = Some(leaves);
+                self.note_durable(index);
+                self.attach(index, joined);
+            }
+            Err((error, injected)) => self.end_with_error(index, &error, injected),
         }
-        self.attach(index, joined);
+    }
+
+    fn grow_copy(
+        &mut self,
+        index: usize,
+        mut leaves: SimLeaves,
+        layout: Layout,
+    ) -> Result<SimLeaves, (String, Injected)> {
+        // Twin leaves may lie elsewhere then.
+        self.nodes[index].following.kept = None;
+        let (grown, injected) = self.suffer(index, |_| leaves.grow(layout));
+        grown.map(|()| leaves).map_err(|error| (error.to_string(), injected))
+    }
+
+    fn create_copy(
+        &mut self,
+        index: usize,
+        joined: &Joined,
+        layout: Layout,
+    ) -> Result<SimLeaves, (String, Injected)> {
+        let options = CreateOptions {
+            role: TreeRole::Replica,
+            tree_id: joined.tree_id,
+            life: joined.life,
+            unix_s: 0,
+        };
+        let path = self.nodes[index].path.clone();
+        let (tree, injected) = self.suffer(index, |_| Tree::create(&path, layout, options));
+        if tree.is_err() && path.exists() {
+            let what = || format!("{}: {tree:?}", path.display());
+            self.checks.fail("what could not be made leaves nothing", what);
+        }
+        let tree = tree.map_err(|error| (error.to_string(), injected))?;
+        let node = &mut self.nodes[index];
+        node.following.held = Held::Nothing;
+        Ok(SimLeaves::new(tree, mark_of(node.kind), node.filter.is_some(), self.planted))
     }
 
     fn attach(&mut self, index: usize, joined: Joined) {
         let node = &mut self.nodes[index];
+        let before = node.following.attached;
         node.follows(joined);
-        let held = node.following.held;
+        // What this run has brought, or an earlier one.
+        let held = match before {
+            None => node.following.held,
+            Some(before) => {
+                let watermark =
+                    node.following.client.as_ref().map_or(Revision::ZERO, Client::watermark);
+                held_up_to(before.life, watermark)
+            }
+        };
         let (Some(client), Some(leaves)) = (&mut node.following.client, &mut node.leaves) else {
             return;
         };
@@ -222,12 +300,13 @@ impl World {
         let node = &mut self.nodes[index];
         let Some(client) = &node.following.client else { return };
         let counters = client.counters();
-        let judged = (counters.periods, counters.digest_matches);
-        if core::mem::replace(&mut node.following.judged, judged) == judged
-            || !self.says_in_sync(index)
-        {
+        let judged = (counters.periods, counters.digest_matches, node.following.told);
+        let before = core::mem::replace(&mut node.following.judged, judged);
+        if before == judged || !self.says_in_sync(index) {
             return;
         }
+        // Told of a period, but no verdict yet: some of its leaves may be there.
+        let is_verdict = (before.0, before.1) != (judged.0, judged.1);
         let node = &self.nodes[index];
         let Some(leaves) = &node.leaves else { return };
         self.checks.counted.verdicts += 1;
@@ -236,15 +315,49 @@ impl World {
         let found = self.nodes[node.upstream].serving.ends.find(state, node.filter, told);
         let name = &self.names[index];
         match found {
-            Found::Current => {}
+            Found::Current => self.absolve(index),
+            // It cannot know yet what was done to its copy.
+            Found::Stale(_) if !is_verdict && node.following.excused.is_some() => {}
             Found::Stale(end) => self.checks.fail("in sync means equal", || {
                 format!("{name} says that it is in sync, told of period {told}, equal to {end}")
             }),
+            Found::Never if !is_verdict => {}
             Found::Never => self.checks.fail("in sync means equal", || {
                 format!("{name} says that it is in sync, and equals no period's end")
             }),
         }
     }
+}
+
+#[cfg(test)]
+impl World {
+    /// What a client with the planted bug sends instead.
+    fn bent(&self, index: usize, bytes: &[u8]) -> Option<Rc<[u8]>> {
+        let client = self.nodes[index].following.client.as_ref()?;
+        crate::sim::bent::said(self.planted, client, bytes).map(Rc::from)
+    }
+}
+
+#[cfg(test)]
+impl Following {
+    /// What a client with the planted bug hears of a datagram.
+    fn bend(&mut self, planted: Planted, leaves: Option<&mut SimLeaves>, bytes: &[u8]) -> Vec<u8> {
+        let Some(client) = &self.client else { return bytes.to_vec() };
+        let life = leaves.as_ref().map_or(Life(0), |leaves| leaves.life());
+        if let Some(leaves) = leaves {
+            let is_answer = is_for(client, bytes) && is_answer_in_sync(bytes);
+            leaves.set_careless(is_answer && self.witness.differs());
+        }
+        self.bent.heard(planted, client, life, bytes)
+    }
+}
+
+#[cfg(test)]
+fn is_answer_in_sync(bytes: &[u8]) -> bool {
+    use crate::wire::Datagram;
+    use crate::wire::Flags;
+    matches!(crate::wire::decode(bytes), Ok((header, Datagram::Response(..)))
+        if Flags(header.flags.get()).has(Flags::SOURCE_IN_SYNC))
 }
 
 impl Node {
@@ -270,14 +383,4 @@ impl Node {
 fn held_tree(leaves: &SimLeaves) -> HeldTree {
     let (life, watermark) = leaves.tree().saved_progress();
     HeldTree { tree_id: leaves.tree_id(), layout_hash: leaves.layout_hash(), life, watermark }
-}
-
-/// Whether a datagram belongs to the session that there is.
-fn is_for(client: &Client, bytes: &[u8]) -> bool {
-    let Some(joined) = client.joined().filter(|_| client.is_attached()) else { return false };
-    let Some(head) = bytes.get(..DATAGRAM_HEADER_LEN) else { return false };
-    let Ok((header, _)) = Header::read_from_prefix(head) else { return false };
-    let channel = header.channel.get();
-    header.life.get() == joined.life.0
-        && (channel == joined.view_id || channel == joined.session_id)
 }

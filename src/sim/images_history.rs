@@ -6,6 +6,7 @@ use std::fs::File;
 
 use crate::layout::DataLocId;
 use crate::layout::Life;
+use crate::layout::RedoBatchHead;
 use crate::layout::Revision;
 use crate::layout::TreeId;
 use crate::layout::TreeRole;
@@ -168,8 +169,11 @@ impl Server {
         if self.staged.len() >= 2 {
             return Ok(());
         }
-        let mut batch = RedoBatch::with_capacity(3_900);
-        for _ in 0..self.random.between(1, 4) {
+        // Of one page, or as long as a half: the latter are torn in more ways.
+        let most = self.half_len as usize - size_of::<RedoBatchHead>();
+        let mut batch = RedoBatch::with_capacity(self.random.pick(&[3_900, most]));
+        let most = self.random.pick(&[4, 30]);
+        for _ in 0..self.random.between(1, most) {
             let leaf = self.leaf();
             let capacity = self.capacity(leaf);
             let data_size = self.random.index(capacity + 1);

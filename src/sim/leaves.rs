@@ -24,6 +24,8 @@ use crate::sync::Leaves;
 use crate::sync::ReplicaLeaves;
 use crate::sync::ServedLeaves;
 use crate::sync::WriteRefusal;
+use crate::tree::GrowError;
+use crate::tree::Layout;
 use crate::tree::Mark;
 use crate::tree::Tree;
 use crate::tree::WriteError;
@@ -78,6 +80,15 @@ pub(super) fn version_in(data: &[u8]) -> u64 {
     data.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
+/// A leaf as it travels.
+pub(super) fn cell_of(leaf: &Leaf<'_>) -> Cell {
+    Cell {
+        revision: leaf.head.revision.get(),
+        checksum: leaf.head.checksum.get(),
+        version: version_in(leaf.data),
+    }
+}
+
 /// A tree with what the protocol asks of it beyond.
 #[derive(Debug)]
 pub(super) struct SimLeaves {
@@ -96,6 +107,8 @@ pub(super) struct SimLeaves {
     #[cfg(test)]
     planted: Planted,
     #[cfg(test)]
+    is_careless: bool,
+    #[cfg(test)]
     hidden: BTreeSet<u32>,
     #[cfg(test)]
     taken: BTreeSet<u32>,
@@ -112,7 +125,7 @@ impl SimLeaves {
     ) -> SimLeaves {
         let mut leaves = SimLeaves {
             blob: tree.layout().to_blob(),
-            cells: vec![Cell::default(); tree.leaf_count() as usize],
+            cells: Vec::new(),
             tree,
             mark,
             upstream_life_start: Revision::ZERO,
@@ -123,26 +136,54 @@ impl SimLeaves {
             #[cfg(test)]
             planted,
             #[cfg(test)]
+            is_careless: false,
+            #[cfg(test)]
             hidden: BTreeSet::new(),
             #[cfg(test)]
             taken: BTreeSet::new(),
             #[cfg(test)]
             deferred: Vec::new(),
         };
-        for leaf in 0..leaves.tree.leaf_count() {
-            let (head, data) = leaves.read(DataLocId(leaf));
+        leaves.take_stock();
+        leaves
+    }
+
+    /// Reads every leaf.
+    fn take_stock(&mut self) {
+        self.state = StateId::default();
+        self.cells = vec![Cell::default(); self.tree.leaf_count() as usize];
+        for leaf in 0..self.tree.leaf_count() {
+            let (head, data) = self.read(DataLocId(leaf));
             let cell = Cell {
                 revision: head.revision.get(),
                 checksum: head.checksum.get(),
                 version: version_in(&data),
             };
-            leaves.account(leaf, cell);
+            self.account(leaf, cell);
         }
-        leaves
     }
 
     pub(super) fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    /// Lets the tree grow. What is known of its leaves is read anew: they may lie
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// As [`Tree::grow`].
+    pub(super) fn grow(&mut self, layout: Layout) -> Result<(), GrowError> {
+        let before = self.tree.layout_hash();
+        let grown = self.tree.grow(layout);
+        if self.tree.layout_hash() == before {
+            // It found no room, and is as it was.
+            return grown.map(|_| ());
+        }
+        self.blob = self.tree.layout().to_blob();
+        self.steps.clear();
+        self.touched.clear();
+        self.take_stock();
+        grown.map(|_| ())
     }
 
     pub(super) fn into_tree(self) -> Tree {
@@ -151,6 +192,12 @@ impl SimLeaves {
 
     pub(super) fn set_upstream_life_start(&mut self, life_start: Revision) {
         self.upstream_life_start = life_start;
+    }
+
+    /// The leaves that a filter selects.
+    pub(super) fn range_of(&self, filter: Option<usize>) -> core::ops::Range<u32> {
+        let layout = self.tree.layout();
+        filter.map_or(0..layout.leaf_count(), |parent| layout.parents()[parent].leaves())
     }
 
     pub(super) fn state(&self) -> &StateId {
@@ -260,6 +307,10 @@ impl Leaves for SimLeaves {
         if self.planted == Planted::RevisionsIgnored && self.tree.role() == TreeRole::Replica {
             return Revision::ZERO;
         }
+        #[cfg(test)]
+        if self.planted == Planted::OlderTakenAtOnce && self.is_careless {
+            return Revision::ZERO;
+        }
         let exists = leaf.0 < self.tree.leaf_count();
         if exists { self.tree.revision(leaf) } else { Revision::ZERO }
     }
@@ -356,6 +407,16 @@ impl ServedLeaves for SimLeaves {
 
 #[cfg(test)]
 impl SimLeaves {
+    /// Whether what comes next answers a question that a difference led to.
+    pub(super) fn set_careless(&mut self, is_careless: bool) {
+        self.is_careless = is_careless;
+    }
+
+    fn is_older_in_this_life(&self, leaf: &Leaf<'_>) -> bool {
+        let held = self.cell(leaf.data_loc_id().0).revision;
+        leaf.head.revision.get() < held && held > self.life().base().0
+    }
+
     /// Writes what was acknowledged already.
     pub(super) fn write_deferred(&mut self) {
         for (leaf, data) in core::mem::take(&mut self.deferred) {
@@ -379,14 +440,13 @@ impl SimLeaves {
 
 impl ReplicaLeaves for SimLeaves {
     fn apply(&mut self, leaf: &Leaf<'_>) -> bool {
+        #[cfg(test)]
+        if self.planted == Planted::OlderNeverTaken && self.is_older_in_this_life(leaf) {
+            return false;
+        }
         let is_stored = self.tree.apply(leaf.head, leaf.data, self.mark).is_ok();
         if is_stored {
-            let cell = Cell {
-                revision: leaf.head.revision.get(),
-                checksum: leaf.head.checksum.get(),
-                version: version_in(leaf.data),
-            };
-            self.stored(leaf.head.data_loc_id.get(), cell);
+            self.stored(leaf.head.data_loc_id.get(), cell_of(leaf));
         }
         is_stored
     }

@@ -9,14 +9,17 @@
 //! travelled last.
 //!
 //! The trees are files, of the code that the product runs: a kill is a drop, and a
-//! restart opens the file again. Power loss is a matter of its own: [`draw_images`]
-//! draws what a disk may hold then.
+//! restart opens the file again, after a power loss an image of it. What a disk may hold
+//! under `--durability power` is a matter of its own: [`draw_images`] draws it.
 
+#[cfg(test)]
+mod bent;
 #[cfg(test)]
 mod canaries;
 mod checks;
 mod faults;
 mod follow;
+mod forgery;
 mod images;
 mod images_check;
 mod images_disk;
@@ -28,12 +31,15 @@ mod network;
 mod node;
 mod options;
 mod outcome;
+mod places;
 mod planted;
 mod random;
 mod report;
 mod serve;
+mod storage;
 mod table;
 mod trace;
+mod witness;
 mod world;
 
 pub use checks::Broken;

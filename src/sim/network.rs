@@ -59,6 +59,16 @@ pub(super) enum Cargo {
     Unreachable,
 }
 
+impl Cargo {
+    /// The bytes of a datagram.
+    pub(super) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Cargo::Datagram { bytes, .. } => Some(bytes),
+            Cargo::Unreachable => None,
+        }
+    }
+}
+
 /// One thing on its way.
 #[derive(Clone, Debug)]
 pub(super) struct Flight {

@@ -8,21 +8,27 @@ use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 
+use crate::layout::LayoutHash;
 use crate::layout::Life;
 use crate::layout::Revision;
 use crate::sim::checks::Ends;
 use crate::sim::leaves::SimLeaves;
 use crate::sim::network::Flight;
+use crate::sim::places::Place;
 use crate::sim::random::Seeded;
+use crate::sim::storage::Failing;
+use crate::sim::witness::Witness;
 use crate::sync::Client;
 use crate::sync::Device;
 use crate::sync::Held;
 use crate::sync::Joined;
 use crate::sync::Leaves;
 use crate::sync::PeriodEnd;
+use crate::sync::ServedLeaves;
 use crate::sync::Server;
 use crate::sync::SourceState;
 use crate::sync::Time;
+use crate::tree::Layout;
 
 /// What a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +79,10 @@ pub(super) struct Serving {
     pub(super) proven: BTreeSet<u16>,
     /// Life that a relay's clients were told of.
     pub(super) life: Life,
+    /// And the layout.
+    pub(super) layout_hash: LayoutHash,
+    /// What was said of its source at the last period's end.
+    pub(super) source: Option<SourceState>,
 }
 
 /// The following half of relays and replicas.
@@ -83,14 +93,20 @@ pub(super) struct Following {
     pub(super) next_save: Time,
     /// The last end of a period of its server that it was told of.
     pub(super) told: u64,
-    /// Periods closed and digests found equal when its verdict was judged last.
-    pub(super) judged: (u64, u64),
+    /// Periods closed, digests found equal, and `told`, when its verdict was judged
+    /// last.
+    pub(super) judged: (u64, u64, u64),
     /// Twin leaves as they were some time ago.
     pub(super) kept: Option<[(crate::layout::LeafHead, Vec<u8>); 2]>,
+    pub(super) witness: Witness,
+    /// When something was done to the copy that only an audit can find.
+    pub(super) excused: Option<Time>,
+    #[cfg(test)]
+    pub(super) bent: crate::sim::bent::Bent,
 }
 
 /// A REPORT on its way, by session and sequence: leaves and their versions.
-pub(super) type Reports = BTreeMap<(u64, u64), Vec<(u32, u64)>>;
+pub(super) type Reports = BTreeMap<(u64, u64), Vec<(Place, u64)>>;
 
 pub(super) struct Node {
     pub(super) name: String,
@@ -105,9 +121,15 @@ pub(super) struct Node {
     pub(super) random: Seeded,
     pub(super) path: PathBuf,
     pub(super) leaves: Option<SimLeaves>,
+    /// A call of its that will fail.
+    pub(super) failing: Option<Failing>,
+    /// Whether its file comes from a power loss.
+    pub(super) has_lost_power: bool,
     pub(super) serving: Serving,
     pub(super) following: Following,
     pub(super) device: Option<Device>,
+    /// The layout that the device names leaves by.
+    pub(super) device_layout: Option<Layout>,
     pub(super) reports: Reports,
     /// What waits in the socket of a stopped process, and its size as the kernel
     /// counts.
@@ -140,6 +162,8 @@ impl Node {
             random,
             path,
             leaves: None,
+            failing: None,
+            has_lost_power: false,
             serving: Serving::default(),
             following: Following {
                 client: None,
@@ -147,10 +171,15 @@ impl Node {
                 attached: None,
                 next_save: Time::START,
                 told: 0,
-                judged: (0, 0),
+                judged: (0, 0, 0),
                 kept: None,
+                witness: Witness::default(),
+                excused: None,
+                #[cfg(test)]
+                bent: crate::sim::bent::Bent::default(),
             },
             device: None,
+            device_layout: None,
             reports: Reports::new(),
             socket: VecDeque::new(),
             socket_len: 0,
@@ -174,6 +203,13 @@ impl Node {
                 source: SourceState::InSync,
             },
         }
+    }
+
+    /// Whether there is something to send though no period has a length.
+    pub(super) fn has_news(&self) -> bool {
+        let (Some(_), Some(leaves)) = (&self.serving.server, &self.leaves) else { return false };
+        let source = Some(self.period_end().source);
+        self.runs() && (leaves.has_changes() || self.serving.source != source)
     }
 
     /// Computes when something is to be done here.

@@ -48,6 +48,16 @@ pub struct Faults {
     pub unreachable: bool,
     /// Datagrams of any time before that come again, to whoever they were for.
     pub replays: u64,
+    /// EVENTs with a leaf that the origin never wrote, from a time to come.
+    pub forged_leaves: u64,
+    /// Growths of the origin's tree, by its schema.
+    pub growths: u64,
+    /// Calls that reserve space or write back, and fail: the process ends, or its
+    /// tree stays as it is.
+    pub io_errors: u64,
+    /// Power losses of servers and copies, without what was not written back: pages
+    /// and sectors of it.
+    pub power_losses: u64,
 }
 
 /// Everything about a run.
@@ -71,7 +81,8 @@ pub struct Options {
     pub relays: u32,
     /// Devices.
     pub devices: u32,
-    /// The origin's tick, in milliseconds.
+    /// The origin's tick, in milliseconds; 0 means that a period ends when what came is
+    /// read.
     pub period_ms: u64,
     /// Longest silence of a view, in milliseconds.
     pub heartbeat_ms: u64,
@@ -119,6 +130,7 @@ impl Options {
         let mut random = Seeded::new(seed).fork();
         let mut options = Options::drawn(seed, time, &mut random);
         options.faults = Faults::drawn(&mut random);
+        options.draw_more(&mut random);
         options.fix(fixed);
         options
     }
@@ -154,6 +166,22 @@ impl Options {
         let busiest_ms = u64::from(options.write_leaves) / 2;
         options.write_every_ms = options.write_every_ms.max(busiest_ms);
         options
+    }
+
+    /// Draws what seeds did not draw at first: behind all else, so that the rest of
+    /// an older seed stays what it was.
+    fn draw_more(&mut self, random: &mut Seeded) {
+        let mean_s = |random: &mut Seeded, low: u64, high: u64| {
+            let drawn = random.between(low, high);
+            if random.chance(0.3) { drawn } else { 0 }
+        };
+        if random.chance(0.15) {
+            self.period_ms = 0;
+        }
+        self.faults.forged_leaves = mean_s(random, 20, 60);
+        self.faults.growths = mean_s(random, 20, 120);
+        self.faults.io_errors = mean_s(random, 5, 60);
+        self.faults.power_losses = mean_s(random, 20, 120);
     }
 
     fn fix(&mut self, fixed: &Fixed) {
@@ -209,6 +237,7 @@ impl Faults {
             strangers: mean_s(random, 1, 10),
             unreachable: random.chance(0.5),
             replays: mean_s(random, 1, 20),
+            ..Faults::default()
         }
     }
 }
@@ -271,7 +300,11 @@ impl Options {
             rot,
             strangers,
             unreachable,
-            replays
+            replays,
+            forged_leaves,
+            growths,
+            io_errors,
+            power_losses
         ));
         all
     }

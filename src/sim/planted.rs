@@ -21,4 +21,29 @@ pub(super) enum Planted {
     /// A report is acknowledged before it is written.
     #[cfg(test)]
     AcknowledgedFirst,
+    /// No bug, and no promise is broken: processes die in the middle of a store.
+    #[cfg(test)]
+    DiesInAStore,
+    /// A gap in the EventNums is not noticed.
+    #[cfg(test)]
+    GapIgnored,
+    /// A RESPONSE of a period whose EVENTs have not come is taken for the state of the
+    /// last close.
+    #[cfg(test)]
+    AheadTakenForCurrent,
+    /// A watermark is believed in whatever life it was written down.
+    #[cfg(test)]
+    LivesConfused,
+    /// An older leaf is never taken, though digests differ again and again.
+    #[cfg(test)]
+    OlderNeverTaken,
+    /// An older leaf is taken when the digests differ for the first time.
+    #[cfg(test)]
+    OlderTakenAtOnce,
+    /// A loss that was noticed is not asked for.
+    #[cfg(test)]
+    LossNotAsked,
+    /// Everything is asked for where the watermark would do.
+    #[cfg(test)]
+    AllAskedFor,
 }

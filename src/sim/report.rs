@@ -1,26 +1,32 @@
 //! Devices in the world, and what the origin owes them.
 
+use crate::layout::DataLocId;
+use crate::layout::LayoutHash;
 use crate::layout::Life;
 use crate::sim::leaves::version_in;
 use crate::sim::network::Cargo;
 use crate::sim::network::client_port;
 use crate::sim::network::serving_port;
+use crate::sim::places::leaf_at;
+use crate::sim::places::place_in;
 use crate::sim::world::World;
 use crate::sync::Device;
 use crate::sync::DeviceConfig;
 use crate::sync::DeviceEvent;
 use crate::sync::LayoutWish;
 use crate::sync::Transmit;
+use crate::tree::Layout;
 use crate::wire;
 use crate::wire::Datagram;
 
 impl World {
     pub(super) fn start_device(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        let config = DeviceConfig { layout: LayoutWish::Skip, tree_id: None };
+        let config = DeviceConfig { layout: LayoutWish::Pull, tree_id: None };
         let random = Box::new(node.random.fork());
         node.device = Some(Device::new(config, random, self.now));
         node.reports.clear();
+        node.device_layout = None;
     }
 
     /// Something for a device's socket.
@@ -81,8 +87,11 @@ impl World {
         while let Some(Transmit::Datagram { bytes, .. }) = device.poll_transmit() {
             if let Ok((header, Datagram::Report(leaves))) = wire::decode(bytes) {
                 let key = (header.channel.get(), header.event_num.get());
-                let read =
-                    leaves.flatten().map(|leaf| (leaf.data_loc_id().0, version_in(leaf.data)));
+                let layout = self.layouts.of(LayoutHash(header.layout_hash.get()));
+                let read = leaves.flatten().filter_map(|leaf| {
+                    let place = place_in(layout?, leaf.data_loc_id().0)?;
+                    Some((place, version_in(leaf.data)))
+                });
                 node.reports.entry(key).or_insert_with(|| read.collect());
             }
             self.net.send(self.now, path, bytes.into(), None, &mut self.trace);
@@ -97,6 +106,18 @@ impl World {
                 DeviceEvent::Joined(_) => node.reports.retain(|(session, _), _| {
                     device.joined().is_some_and(|joined| joined.session_id == *session)
                 }),
+                DeviceEvent::Layout => {
+                    let layout = Layout::from_blob(device.layout_blob());
+                    let layout = layout.expect("the origin's layout");
+                    let moved = |before: &Layout, leaf: DataLocId| {
+                        leaf_at(&layout, place_in(before, leaf.0)?).map(DataLocId)
+                    };
+                    match &node.device_layout {
+                        None => device.renumber(self.now, Some),
+                        Some(before) => device.renumber(self.now, |leaf| moved(before, leaf)),
+                    }
+                    node.device_layout = Some(layout);
+                }
                 _ => {}
             }
         }

@@ -8,6 +8,8 @@ use std::rc::Rc;
 use zerocopy::FromBytes;
 
 use crate::layout::Life;
+use crate::sim::leaves::Cell;
+use crate::sim::leaves::cell_of;
 use crate::sim::network::serving_port;
 use crate::sim::node::Kind;
 use crate::sim::node::address;
@@ -21,6 +23,7 @@ use crate::sync::Role;
 use crate::sync::Server;
 use crate::sync::ServerConfig;
 use crate::sync::ServerEvent;
+use crate::sync::Time;
 use crate::sync::Transmit;
 use crate::wire;
 use crate::wire::Datagram;
@@ -35,6 +38,8 @@ pub(super) struct Sent {
     events: BTreeMap<Option<usize>, BTreeSet<u32>>,
     /// Who was answered, by what, with how many bytes.
     answers: Vec<(u16, DatagramType, usize)>,
+    /// Leaves in RESPONSEs.
+    repaired: Vec<(u32, Cell)>,
 }
 
 /// One datagram to be sent.
@@ -76,8 +81,10 @@ impl World {
         let Some(leaves) = &mut node.leaves else { return };
         let serving = &mut node.serving;
         serving.server = Some(Server::new(config, random, self.now, end, leaves));
-        serving.life = leaves.life();
-        serving.next_period = self.now;
+        (serving.life, serving.layout_hash) = (leaves.life(), leaves.layout_hash());
+        serving.source = Some(end.source);
+        let has_length = self.options.period_ms > 0;
+        serving.next_period = if has_length { self.now } else { Time(u64::MAX) };
         serving.views.clear();
         serving.subscribers.clear();
         serving.cookied.clear();
@@ -93,20 +100,30 @@ impl World {
         if node.kind != Kind::Relay || node.following.attached.is_none() {
             return;
         }
-        let end = node.period_end();
-        let Some(leaves) = &mut node.leaves else { return };
-        let Some(server) = &mut node.serving.server else {
+        let Some(leaves) = &node.leaves else { return };
+        if node.serving.server.is_none() {
             self.serve(index);
             return;
-        };
-        if node.serving.life != leaves.life() {
-            node.serving.life = leaves.life();
-            server.rejoin_all(end, leaves);
-            leaves.touched.clear();
-            node.serving.ends.push(*leaves.state());
-            node.serving.subscribers.clear();
-            self.drain_server(index);
         }
+        let told = (node.serving.life, node.serving.layout_hash);
+        if told != (leaves.life(), leaves.layout_hash()) {
+            self.send_to_the_door(index);
+        }
+    }
+
+    /// Sends all clients to the door: the tree has another life or layout.
+    pub(super) fn send_to_the_door(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let end = node.period_end();
+        let (serving, Some(leaves)) = (&mut node.serving, &mut node.leaves) else { return };
+        let Some(server) = &mut serving.server else { return };
+        (serving.life, serving.layout_hash) = (leaves.life(), leaves.layout_hash());
+        serving.source = Some(end.source);
+        server.rejoin_all(end, leaves);
+        leaves.touched.clear();
+        serving.ends.push(*leaves.state());
+        serving.subscribers.clear();
+        self.drain_server(index);
     }
 
     /// A datagram for a server.
@@ -119,6 +136,9 @@ impl World {
         let is_proven = node.serving.proven.contains(&from);
         server.handle_datagram(now, address(from), bytes, leaves);
         let steps = core::mem::take(&mut leaves.steps);
+        if self.bury(index) {
+            return;
+        }
         self.checks.written(&steps);
         let sent = self.drain_server(index);
         self.check_answers(index, from, bytes, is_proven, &sent);
@@ -136,7 +156,14 @@ impl World {
         let name = self.names[index].clone();
         let count = |kind| sent.answers.iter().filter(|answer| answer.1 == kind).count();
         let credit = match wire::decode(bytes) {
-            Ok((_, Datagram::Request(request, _))) => {
+            Ok((header, Datagram::Request(request, checksums))) => {
+                let first = request.first_leaf.get();
+                let known = |leaf: u32| checksums?.0.get(leaf.checked_sub(first)? as usize);
+                let since = header.watermark.get();
+                self.checks.repaired(&name, &sent.repaired, |leaf, cell| match checksums {
+                    Some(_) => known(leaf).is_none_or(|known| known.get() != cell.checksum),
+                    None => cell.revision > since,
+                });
                 usize::from(request.credit.get().min(self.options.credit_max))
             }
             _ => 0,
@@ -173,12 +200,18 @@ impl World {
         // On a grid, as the product's loop keeps it.
         let next = serving.next_period.after(period);
         serving.next_period = if next > self.now { next } else { self.now.after(period) };
+        serving.source = Some(end.source);
         // Only a planted bug writes later.
         #[cfg(test)]
         leaves.write_deferred();
         let touched = core::mem::take(&mut leaves.touched);
         serving.ends.push(*leaves.state());
         server.handle_changes(self.now, end, leaves);
+        if self.bury(index) {
+            return;
+        }
+        let node = &mut self.nodes[index];
+        let serving = &mut node.serving;
         let subscribers = serving.subscribers.clone();
         let sent = self.drain_server(index);
         let filters: BTreeSet<Option<usize>> =
@@ -186,7 +219,8 @@ impl World {
         for filter in filters {
             let nothing = BTreeSet::new();
             let planned = sent.events.get(&filter).unwrap_or(&nothing);
-            let range = self.range_of(filter);
+            let Some(leaves) = &self.nodes[index].leaves else { return };
+            let range = leaves.range_of(filter);
             let wanted: BTreeSet<u32> = touched.range(range).copied().collect();
             self.checks.period(&self.names[index], &wanted, planned);
         }
@@ -269,6 +303,10 @@ impl World {
             }
             DatagramType::Tick => {}
             _ => {
+                if let Ok((_, Datagram::Response(_, leaves))) = wire::decode(&one.bytes) {
+                    let cells = leaves.flatten().map(|leaf| (leaf.data_loc_id().0, cell_of(&leaf)));
+                    sent.repaired.extend(cells);
+                }
                 let len = one.bytes.len();
                 sent.answers.extend(one.to.iter().map(|port| (*port, kind, len)));
             }

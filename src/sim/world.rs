@@ -26,6 +26,7 @@ use crate::sim::node::Node;
 use crate::sim::options::Faults;
 use crate::sim::options::NODES_MAX;
 use crate::sim::options::Options;
+use crate::sim::places::Layouts;
 use crate::sim::planted::Planted;
 use crate::sim::random::Seeded;
 use crate::sim::trace::Fate;
@@ -35,7 +36,6 @@ use crate::sync::Leaves;
 use crate::sync::RandomSource;
 use crate::sync::Time;
 use crate::tree::CreateOptions;
-use crate::tree::Layout;
 use crate::tree::Tree;
 
 /// Turns at one moment: more than all processes and datagrams of a burst need, so
@@ -58,13 +58,15 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) names: Rc<[String]>,
     pub(super) filters: Rc<[Option<usize>]>,
-    ranges: Vec<core::ops::Range<u32>>,
+    pub(super) layouts: Layouts,
     pub(super) checks: Checks,
     pub(super) trace: Trace,
     pub(super) folder: TempDir,
     /// Copies of the origin's file, oldest first.
     pub(super) snapshots: Vec<PathBuf>,
     pub(super) snapshot_count: u64,
+    /// An older file took the place of the origin's, and was not served yet.
+    pub(super) has_older_file: bool,
     pub(super) is_troubled: bool,
     pub(super) next_fault: Time,
     pub(super) next_write: Time,
@@ -96,7 +98,7 @@ impl World {
         let mut world = World {
             names: nodes.iter().map(|node| node.name.clone()).collect(),
             filters: nodes.iter().map(|node| node.filter).collect(),
-            ranges: Vec::new(),
+            layouts: Layouts::new(&options),
             options,
             planted,
             now: Time::START,
@@ -108,6 +110,7 @@ impl World {
             folder,
             snapshots: Vec::new(),
             snapshot_count: 0,
+            has_older_file: false,
             is_troubled: false,
             next_fault: Time::START,
             next_write: Time::START,
@@ -120,10 +123,7 @@ impl World {
 
     /// Makes the origin's tree.
     fn create(&mut self) {
-        let options = &self.options;
-        let layout = Layout::plain(options.parents, options.leaves, options.capacity)
-            .expect("the options are within limits");
-        self.ranges = layout.parents().iter().map(|parent| parent.leaves()).collect();
+        let layout = self.layouts.newest().clone();
         let create = CreateOptions {
             role: TreeRole::Server,
             tree_id: TreeId(self.random.id()),
@@ -132,11 +132,7 @@ impl World {
         };
         let tree = Tree::create(&self.nodes[0].path, layout, create).expect("room for a tree");
         tree.close().expect("a tree closes");
-    }
-
-    /// The leaves that a filter selects.
-    pub(super) fn range_of(&self, filter: Option<usize>) -> core::ops::Range<u32> {
-        filter.map_or(0..self.options.leaves, |parent| self.ranges[parent].clone())
+        self.note_durable(0);
     }
 
     /// The clock on the wall, for the life of a server.
@@ -193,9 +189,24 @@ impl World {
         if self.is_troubled && self.next_write <= self.now {
             self.write();
         }
+        self.end_periods_of_no_length();
         for index in 0..self.nodes.len() {
             if self.nodes[index].due <= self.now && !self.is_broken() {
                 self.turn(index);
+            }
+        }
+        self.end_periods_of_no_length();
+    }
+
+    /// Where a period has no length it ends when what came is read and there is news.
+    fn end_periods_of_no_length(&mut self) {
+        if self.options.period_ms > 0 {
+            return;
+        }
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].has_news() && !self.is_broken() {
+                self.end_period(index);
+                self.nodes[index].plan();
             }
         }
     }
@@ -231,6 +242,7 @@ impl World {
     fn go_on(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         node.doing = Doing::Runs;
+        node.following.witness.wakes();
         node.socket_len = 0;
         let waiting = core::mem::take(&mut node.socket);
         for flight in waiting {
@@ -295,6 +307,7 @@ impl World {
         self.net.set_faults(Faults::default());
         self.net.mend();
         for index in 0..self.nodes.len() {
+            self.nodes[index].failing = None;
             match self.nodes[index].doing {
                 Doing::Down { file, .. } => self.start(index, file),
                 Doing::Stopped { .. } => self.go_on(index),
@@ -325,6 +338,7 @@ impl World {
                 let joined = node.following.client.as_ref().and_then(|client| client.joined());
                 // A copy that has not heard of the origin's new life yet is to join again.
                 joined.is_some_and(|joined| joined.life == origin.life())
+                    && leaves.layout_hash() == origin.layout_hash()
                     && self.says_in_sync(index)
                     && leaves.state().under(filter) == origin.state().under(filter)
             }
@@ -349,7 +363,7 @@ impl World {
         let node = &self.nodes[index];
         let (leaves, origin) = (node.leaves.as_ref()?, self.nodes[0].leaves.as_ref()?);
         let read = |leaves: &SimLeaves, leaf| leaves.read(DataLocId(leaf));
-        let mut range = self.range_of(node.filter);
+        let mut range = origin.range_of(node.filter);
         range.find(|leaf| read(leaves, *leaf) != read(origin, *leaf))
     }
 

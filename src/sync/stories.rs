@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use zerocopy::FromBytes;
 use zerocopy::FromZeros;
+use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
@@ -17,6 +18,7 @@ use crate::sync::JoinError;
 use crate::sync::LayoutWish;
 use crate::sync::Leaves;
 use crate::sync::ReportError;
+use crate::sync::ServedLeaves;
 use crate::sync::join::session_header;
 use crate::sync::testing::MemLeaf;
 use crate::sync::testing::MemTree;
@@ -27,7 +29,9 @@ use crate::sync::time::RandomSource;
 use crate::wire;
 use crate::wire::ByeReason;
 use crate::wire::DatagramType;
+use crate::wire::Flags;
 use crate::wire::Header;
+use crate::wire::LeafSource;
 use crate::wire::RefusalReason;
 use crate::wire::ResponseBody;
 
@@ -242,6 +246,136 @@ fn a_backup_restored_under_a_life_seen_before_still_wins() {
     world.run_for(3 * SECOND);
     settle(&mut world);
     assert!(world.copies[0].client.counters().digest_mismatches > 0);
+}
+
+#[test]
+fn a_copy_that_missed_a_life_is_compared_by_checksums() {
+    // The life in between began with a loss, and its `life_start` told so. That of
+    // the life behind it is above the copy's watermark.
+    let mut world = World::new(31, MemTree::new(700, 64), 1);
+    (0..700).for_each(|leaf| world.write(leaf, b"in the backup"));
+    settle(&mut world);
+    let backup = world.tree.clone();
+    write_through(&mut world, Weather::default(), 20);
+    settle(&mut world);
+    world.weather.loss = 1.0;
+    world.tree = backup;
+    world.restart_server(20);
+    world.write(1, b"after the loss");
+    world.run_for(SECOND);
+    world.restart_server(30);
+    world.weather.loss = 0.0;
+    world.run_for(3 * SECOND);
+    settle(&mut world);
+    let counters = world.copies[0].client.counters();
+    assert!(counters.requests_with_checksums > 0);
+    assert_eq!(counters.digest_mismatches, 0, "what may differ is not taken for equal first");
+}
+
+/// An EVENT behind the ones that there were, of these leaves as they are now; the last
+/// of them is damaged on its way if `is_damaged`.
+fn next_event(world: &World, event_num: u64, leaves: &[u32], is_damaged: bool) -> Vec<u8> {
+    let joined = world.copies[0].client.joined().unwrap();
+    let header = Header {
+        event_num: U64::new(event_num),
+        channel: U64::new(joined.view_id),
+        count: U16::new(leaves.len() as u16),
+        ..session_header(joined, DatagramType::Event)
+    };
+    let mut body = Vec::new();
+    for leaf in leaves {
+        let mut bytes = vec![0; world.tree.wire_len(DataLocId(*leaf))];
+        world.tree.copy_wire(DataLocId(*leaf), &mut bytes).unwrap();
+        body.extend_from_slice(&bytes);
+    }
+    let mut event = Vec::new();
+    wire::encode(&mut event, &header, &(), &body, 0);
+    if is_damaged {
+        *event.last_mut().unwrap() ^= 1;
+    }
+    event
+}
+
+#[test]
+fn a_copy_with_a_leaf_of_a_history_that_was_lost_is_compared_by_checksums() {
+    let mut world = World::new(32, MemTree::new(700, 64), 1);
+    (0..700).for_each(|leaf| world.write(leaf, b"in the backup"));
+    settle(&mut world);
+    let backup = world.tree.clone();
+    let joined = *world.copies[0].client.joined().unwrap();
+    // The copy gets one EVENT of a period, and the machine of the server dies.
+    world.weather.loss = 1.0;
+    world.write(5, b"lost");
+    let event = next_event(&world, joined.event_num + 1, &[5], false);
+    world.forge(0, event);
+    assert_eq!(world.copies[0].tree.as_ref().unwrap().leaves[5].data, b"lost");
+    world.tree = backup;
+    world.restart_server(20);
+    world.run_for(3 * SECOND);
+    world.weather.loss = 0.0;
+    settle(&mut world);
+    let counters = world.copies[0].client.counters();
+    assert_eq!(counters.digest_mismatches, 0, "what may differ is not taken for equal first");
+}
+
+#[test]
+fn what_a_relay_that_is_behind_shows_to_be_lost_leaves_no_watermark_sure() {
+    let mut world = World::new(34, MemTree::new(700, 64), 1);
+    world.write(5, b"in the backup");
+    let backup = world.tree.leaves[5].clone();
+    world.write(5, b"lost");
+    let lost = world.tree.revision(DataLocId(5));
+    settle(&mut world);
+    world.restart_server(20);
+    let rejoined = |world: &World| world.copies[0].client.counters().joins == 2;
+    assert!(world.run_until(30 * SECOND, rejoined));
+    settle(&mut world);
+    world.weather.loss = 1.0;
+    world.tree.leaves[5] = backup;
+    let first = world.copies[0].client.joined().unwrap().event_num + 1;
+    let known = world.copies[0].client.watermark().0;
+    assert!(known > 0);
+    // The session's header says nothing of SOURCE_IN_SYNC.
+    for (event_num, watermark, sure) in [(first, lost.0 - 1, known), (first + 1, lost.0, 0)] {
+        let mut event = next_event(&world, event_num, &[5], false);
+        let (header, _) = Header::mut_from_prefix(&mut event).unwrap();
+        header.watermark = U64::new(watermark);
+        wire::seal(&mut event);
+        world.forge(0, event);
+        let copy = &world.copies[0];
+        assert_eq!(copy.tree.as_ref().unwrap().leaves[5].data, b"lost", "the relay may be behind");
+        assert_eq!(copy.client.watermark(), Revision(sure));
+    }
+}
+
+#[test]
+fn an_event_that_came_damaged_is_lost_at_once() {
+    let mut world = World::new(33, MemTree::new(700, 64), 1);
+    settle(&mut world);
+    let joined = *world.copies[0].client.joined().unwrap();
+    let before = world.tree.digest();
+    world.weather.loss = 1.0;
+    world.write(1, &[1; 48]);
+    world.write(2, &[2; 48]);
+    let event = next_event(&world, joined.event_num + 1, &[1, 2], true);
+    world.forge(0, event);
+    // A TICK of the period before was late.
+    let header = Header {
+        event_num: U64::new(joined.event_num),
+        channel: U64::new(joined.view_id),
+        digest: U64::new(before.0),
+        watermark: U64::new(joined.watermark.0),
+        flags: U16::new(Flags::CLOSES_PERIOD | Flags::SOURCE_IN_SYNC),
+        ..session_header(&joined, DatagramType::Tick)
+    };
+    let mut tick = Vec::new();
+    wire::encode(&mut tick, &header, &(), &[0; 32], 0);
+    world.forge(0, tick);
+    let counters = world.copies[0].client.counters();
+    assert_eq!((counters.leaves_damaged, counters.gaps), (1, 1));
+    assert_eq!(counters.digest_mismatches, 0, "half of a later period is no difference");
+    world.weather.loss = 0.0;
+    settle(&mut world);
 }
 
 #[test]

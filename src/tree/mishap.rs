@@ -1,5 +1,5 @@
-//! The calls that reserve space and write back, in one place so that tests let any of
-//! them fail, and the simulator sees what is on the medium when.
+//! The calls that reserve space and write back, in one place so that tests and the
+//! simulator let any of them fail, and the simulator sees what is on the medium when.
 
 use std::io;
 use std::ops::Range;
@@ -34,7 +34,7 @@ pub(crate) fn perform_on(
     part: Range<u64>,
     make: impl FnOnce() -> io::Result<()>,
 ) -> io::Result<()> {
-    #[cfg(test)]
+    #[cfg(any(test, feature = "sim"))]
     injected::pass(call)?;
     #[cfg(feature = "sim")]
     watched::tell(call, &part, watched::Phase::Begin);
@@ -85,8 +85,8 @@ pub(crate) mod watched {
     }
 }
 
-/// What tests of this thread let fail.
-#[cfg(test)]
+/// What tests and simulated worlds of this thread let fail.
+#[cfg(any(test, feature = "sim"))]
 pub(crate) mod injected {
     use std::cell::Cell;
     use std::io;
@@ -95,6 +95,7 @@ pub(crate) mod injected {
 
     thread_local! {
         static NEXT: Cell<Option<(Call, u32, i32)>> = const { Cell::new(None) };
+        #[cfg(test)]
         static MADE: Cell<u32> = const { Cell::new(0) };
     }
 
@@ -109,11 +110,13 @@ pub(crate) mod injected {
     }
 
     /// Calls of this thread, of any kind.
+    #[cfg(test)]
     pub(crate) fn made() -> u32 {
         MADE.get()
     }
 
     pub(super) fn pass(call: Call) -> io::Result<()> {
+        #[cfg(test)]
         MADE.set(MADE.get() + 1);
         match NEXT.get() {
             Some((kind, 0, errno)) if kind == call => {
@@ -126,6 +129,20 @@ pub(crate) mod injected {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// A death of the process in the middle of its stores.
+#[cfg(test)]
+impl crate::tree::mapped::Tree {
+    /// Of the stores behind the next `stores` none reaches the file.
+    pub(crate) fn die_after(&self, stores: u64) {
+        self.owner.stores_left.set(stores);
+    }
+
+    /// Whether stores have been lost, or the next one will be.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.owner.stores_left.get() == 0
     }
 }
 

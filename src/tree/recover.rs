@@ -195,7 +195,7 @@ impl Scan {
         disarm(&mut tree.owner);
         self.make_even(&mut tree);
         self.redo(&mut tree)?;
-        self.empty_damaged(&mut tree, unix_s)?;
+        self.mark_loss(&mut tree, unix_s)?;
         self.note_opening(&mut tree)?;
         let recovery = Recovery {
             ending: self.ending,
@@ -227,14 +227,27 @@ impl Scan {
         if self.redo.is_live() { tree.sync() } else { Ok(()) }
     }
 
-    fn empty_damaged(&self, tree: &mut Tree, unix_s: u64) -> Result<(), SyncError> {
-        if !self.damaged.is_empty() && tree.role() == TreeRole::Server {
+    /// Empties damaged leaves. A server that lost changes marks that, by a change of a life
+    /// that no client has seen: a copy of an earlier life may hold what is lost, and its
+    /// watermark must not count any more. Without a mark it would, if the server's newest
+    /// change were one that was not lost.
+    fn mark_loss(&self, tree: &mut Tree, unix_s: u64) -> Result<(), SyncError> {
+        let is_lost =
+            !self.damaged.is_empty() || (self.ending == Ending::PowerLoss && !self.redo.is_live());
+        let marks = is_lost && tree.role() == TreeRole::Server;
+        if marks {
             // A revision that was given and lost must not be given again.
             tree.begin_life(unix_s)?;
-            tree.run.life_start = None;
         }
         for leaf in &self.damaged {
             tree.empty_damaged(*leaf);
+        }
+        if marks && self.damaged.is_empty() {
+            // What fails here (a forged revision, a file that is being cut) fails later too.
+            let _ = tree.write_again(DataLocId(0));
+        }
+        if marks {
+            tree.run.life_start = None;
         }
         Ok(())
     }

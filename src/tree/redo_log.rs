@@ -27,7 +27,6 @@ use crate::layout::RedoHeader;
 use crate::layout::TreeRole;
 use crate::layout::leaf_wire_len;
 use crate::layout::limits::PAGE_SIZE;
-use crate::layout::limits::REDO_HALF_LEN_MAX;
 use crate::tree::fresh::Fresh;
 use crate::tree::fresh::sync_folder_of;
 use crate::tree::map::reserve;
@@ -434,7 +433,7 @@ pub(crate) fn prepare(tree: &mut Tree, half_len: u64) -> Result<(), RedoError> {
 /// A page and two halves: which the largest leaf must fit into.
 fn check_half_len(tree: &Tree, found: u64) -> Result<(), RedoError> {
     let largest = leaf_wire_len(tree.layout().capacity_max() as usize);
-    let (min, max) = (RedoBatchHead::batch_len(largest) as u64, REDO_HALF_LEN_MAX);
+    let (min, max) = (RedoBatchHead::batch_len(largest) as u64, RedoHeader::HALF_LEN_MAX);
     if (min..=max).contains(&found) && found.is_multiple_of(PAGE_SIZE as u64) {
         Ok(())
     } else {

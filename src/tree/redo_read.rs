@@ -27,7 +27,6 @@ use crate::layout::RedoHeader;
 use crate::layout::Revision;
 use crate::layout::TreeId;
 use crate::layout::limits::PAGE_SIZE;
-use crate::layout::limits::REDO_HALF_LEN_MAX;
 use crate::tree::extent::Extents;
 use crate::tree::record::leaf_checksum;
 use crate::tree::recover::Replay;
@@ -296,8 +295,9 @@ impl Log<'_> {
         file.read_exact_at(&mut page, 0).map_err(RedoFault::io("read the redo log"))?;
         let header = verify_header(&page)?;
         let (half_len, found) = (header.half_len.get(), meta.len());
-        let fits = half_len <= REDO_HALF_LEN_MAX && half_len.is_multiple_of(PAGE_SIZE as u64);
-        let expected = RedoHeader::file_len(half_len.min(REDO_HALF_LEN_MAX));
+        let fits =
+            half_len <= RedoHeader::HALF_LEN_MAX && half_len.is_multiple_of(PAGE_SIZE as u64);
+        let expected = RedoHeader::file_len(half_len.min(RedoHeader::HALF_LEN_MAX));
         if !fits || expected != found {
             return Err(RedoFault::Length { expected, found });
         }

@@ -261,6 +261,13 @@ impl Tree {
         self.note(&record, &head, old, mark);
     }
 
+    /// Writes what a leaf holds as a new change.
+    pub(crate) fn write_again(&mut self, leaf: DataLocId) -> Result<Revision, WriteError> {
+        let mut data = Vec::new();
+        self.read(leaf, &mut data);
+        self.write(leaf, &data)
+    }
+
     /// Stores a leaf of the redo log, whatever the bytes of its record are.
     pub(crate) fn redo_leaf(&mut self, record: &Record, head: &LeafHead, data: &[u8]) {
         let old = self.index.digest_of_leaf(record.leaf);

@@ -196,6 +196,49 @@ fn a_replica_empties_damaged_leaves_as_never_written_and_starts_anew() {
     check_columns(&replica);
 }
 
+/// Leaves the state as a machine with another boot id would have.
+fn reboot(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    for slot in [4096, 6144] {
+        bytes[slot + 24] ^= 1;
+        bytes[slot + 8..slot + 12].fill(0);
+        let checksum = mapleaf::kernel::crc32c(&bytes[slot..slot + 56]);
+        bytes[slot + 8..slot + 12].copy_from_slice(&checksum.to_le_bytes());
+    }
+    fs::write(path, &bytes).unwrap();
+}
+
+#[test]
+fn a_server_that_may_have_lost_changes_says_so_by_a_life_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tree");
+    let layout = Layout::plain(1, 4, 64).unwrap();
+    let mut server = Tree::create(&path, layout, options(TreeRole::Server)).unwrap();
+    let before = server.begin_life(1_700_000_000).unwrap();
+    server.write(DataLocId(0), b"kept").unwrap();
+    let newest = server.write(DataLocId(3), b"newest").unwrap();
+    drop(server);
+    // The process died: nothing is lost, and copies go on from what they hold.
+    let (mut server, recovery) = open_as(&path, TreeRole::Server, Damaged::Refuse).unwrap();
+    assert_eq!(recovery.ending, Ending::ProcessDeath);
+    let after = server.begin_life(1_700_000_000).unwrap();
+    assert_eq!((server.life_start(), newest.life()), (newest, before));
+    drop(server);
+    reboot(&path);
+    let (mut server, recovery) = open_as(&path, TreeRole::Server, Damaged::Refuse).unwrap();
+    assert_eq!(recovery.ending, Ending::PowerLoss);
+    assert_eq!(leaf(&server, 0).1, b"kept");
+    assert!(server.is_changed(DataLocId(0)) && server.revision(DataLocId(3)) == newest);
+    let last = server.begin_life(1_700_000_000).unwrap();
+    let marked = server.life_start().life();
+    assert!(after < marked && marked < last, "{after} {marked} {last}");
+    drop(server);
+    let (mut server, _) = open_as(&path, TreeRole::Server, Damaged::Refuse).unwrap();
+    server.begin_life(1_700_000_000).unwrap();
+    assert_eq!(server.life_start().life(), marked, "nor is it forgotten in later lives");
+    check_columns(&server);
+}
+
 #[test]
 fn another_boot_id_means_power_loss() {
     let folder = tempfile::tempdir().unwrap();
@@ -204,15 +247,7 @@ fn another_boot_id_means_power_loss() {
         Tree::create(&path, Layout::plain(1, 4, 64).unwrap(), options(TreeRole::Replica)).unwrap();
     replica.save_progress(Life(9), Revision(1000));
     drop(replica);
-    // The state as a machine with another boot id would have left it.
-    let mut bytes = fs::read(&path).unwrap();
-    for slot in [4096, 6144] {
-        bytes[slot + 24] ^= 1;
-        bytes[slot + 8..slot + 12].fill(0);
-        let checksum = mapleaf::kernel::crc32c(&bytes[slot..slot + 56]);
-        bytes[slot + 8..slot + 12].copy_from_slice(&checksum.to_le_bytes());
-    }
-    fs::write(&path, &bytes).unwrap();
+    reboot(&path);
     let (replica, recovery) = open_as(&path, TreeRole::Replica, Damaged::Refuse).unwrap();
     assert_eq!(recovery.ending, Ending::PowerLoss);
     assert_eq!(replica.saved_progress(), (Life(9), Revision::ZERO));

@@ -6,6 +6,7 @@ mod full;
 mod hostile;
 mod model;
 mod power;
+mod power_threads;
 mod reads;
 
 use std::fs;

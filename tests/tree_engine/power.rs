@@ -407,3 +407,19 @@ fn what_is_no_log_is_neither_removed_nor_replaced() {
     }
     assert!(fs::read(&other).unwrap() == bytes);
 }
+
+/// A half that was freed and is torn by its next use may hold older versions alone.
+#[test]
+fn what_the_tree_holds_newer_than_the_log_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tree");
+    let (mut tree, mut log) = power(&path);
+    change(&mut tree, &mut log, &[(A, b"older"), (B, b"newest")]);
+    let older = fs::read(redo_path(&path).unwrap()).unwrap();
+    change(&mut tree, &mut log, &[(A, b"newer")]);
+    drop(tree);
+    fs::write(redo_path(&path).unwrap(), older).unwrap();
+    let (tree, recovery) = open(&path).unwrap();
+    assert_eq!(recovery.redo, Replay::Done { batches: 1, leaves: 0 });
+    assert_eq!((data(&tree, A), data(&tree, B)), (b"newer".to_vec(), b"newest".to_vec()));
+}

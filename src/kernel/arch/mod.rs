@@ -4,6 +4,8 @@
 
 #[cfg(target_arch = "aarch64")]
 pub(super) mod aarch64;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod fold;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod lanes;
 mod load;
@@ -24,6 +26,9 @@ use crate::kernel::checksum::check_batch;
 pub enum ChecksumKernel {
     /// One record after another, through the crate crc32c.
     Portable,
+    /// Half of each record by carry-less multiplication, half by SSE4.2 instructions.
+    #[cfg(target_arch = "x86_64")]
+    Fold(fold::Fold, x86_64::Sse42),
     /// Several records interleaved, SSE4.2 instructions.
     #[cfg(target_arch = "x86_64")]
     Sse42(x86_64::Sse42),
@@ -46,7 +51,10 @@ impl ChecksumKernel {
     pub fn detect() -> ChecksumKernel {
         #[cfg(target_arch = "x86_64")]
         if let Some(token) = x86_64::Sse42::detect() {
-            return ChecksumKernel::Sse42(token);
+            return match fold::Fold::detect() {
+                Some(fold) => ChecksumKernel::Fold(fold, token),
+                None => ChecksumKernel::Sse42(token),
+            };
         }
         #[cfg(target_arch = "aarch64")]
         if let Some(token) = aarch64::ArmCrc::detect() {
@@ -59,6 +67,11 @@ impl ChecksumKernel {
     pub fn available() -> Vec<ChecksumKernel> {
         match Self::detect() {
             ChecksumKernel::Portable => vec![ChecksumKernel::Portable],
+            #[cfg(target_arch = "x86_64")]
+            ChecksumKernel::Fold(fold, token) => {
+                let both = [ChecksumKernel::Fold(fold, token), ChecksumKernel::Sse42(token)];
+                both.into_iter().chain([ChecksumKernel::Portable]).collect()
+            }
             fastest => vec![fastest, ChecksumKernel::Portable],
         }
     }
@@ -67,6 +80,8 @@ impl ChecksumKernel {
     pub const fn name(self) -> &'static str {
         match self {
             ChecksumKernel::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            ChecksumKernel::Fold(..) => "vpclmulqdq",
             #[cfg(target_arch = "x86_64")]
             ChecksumKernel::Sse42(_) => "sse4.2",
             #[cfg(target_arch = "aarch64")]
@@ -126,6 +141,14 @@ impl ChecksumKernel {
         match self {
             // SAFETY: the caller promises readable records.
             ChecksumKernel::Portable => unsafe { portable::checksums::<L>(records, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above; nobody writes records that are read plainly.
+            ChecksumKernel::Fold(fold, _) if L::WORD_ALIGN == 1 => unsafe {
+                fold.checksums(records, out)
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            ChecksumKernel::Fold(_, token) => unsafe { token.checksums::<L>(records, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             ChecksumKernel::Sse42(token) => unsafe { token.checksums::<L>(records, out) },

@@ -53,7 +53,7 @@ unsafe fn checksums_sse42<L: Load>(records: Records<'_>, out: &mut [u32]) {
     unsafe { lanes::checksums::<Instructions, L, LANES>(records, out) };
 }
 
-struct Instructions;
+pub(super) struct Instructions;
 
 impl Crc for Instructions {
     #[inline(always)]

@@ -9,6 +9,7 @@ mod asking;
 
 use core::time::Duration;
 
+use crate::layout::Life;
 use crate::layout::Revision;
 use crate::sync::ask::Answer;
 use crate::sync::ask::Ask;
@@ -46,7 +47,9 @@ const MISMATCH_PAUSE: Duration = Duration::from_secs(1);
 /// Which leaves are taken although the ones held have a higher revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Older {
-    Never,
+    /// None: the sender is a relay that may be behind. Up to this watermark it shows all
+    /// that is left of the history.
+    Never(Revision),
     /// Those that take the place of leaves made in another life than the server's.
     OfOtherLives,
     /// All: the server lost history.
@@ -95,6 +98,9 @@ pub(crate) struct Follower {
     /// A different digest means something for periods closed by this EVENT or a
     /// later one.
     comparable_from: u64,
+    /// A leaf is held that a relay's history does not have: nothing is sure up to any
+    /// watermark until digests are equal.
+    is_doubtful: bool,
     is_in_sync: bool,
     mismatches_in_row: u32,
     /// Before this moment a difference of the digests is not looked into again.
@@ -126,13 +132,10 @@ impl Follower {
         let known = match held {
             _ if tree.newest_revision() == Revision::ZERO => Known::Since(Revision::ZERO),
             Held::Nothing => Known::Since(Revision::ZERO),
-            Held::UpTo { life, watermark }
-                if life == joined.life || watermark <= joined.life_start =>
-            {
+            Held::UpTo { life, watermark } if is_of_history(tree, life, watermark, &joined) => {
                 Known::Since(watermark)
             }
-            // A watermark beyond what the server held when its life began: the
-            // server lost history. Or a copy that was cut off half-way.
+            // The server lost history. Or a copy that was cut off half-way.
             Held::UpTo { .. } | Held::Partial => Known::Unknown,
         };
         let mut follower = Follower {
@@ -144,6 +147,7 @@ impl Follower {
             run_start: joined.event_num + 1,
             closed: Known::Unknown,
             comparable_from: 0,
+            is_doubtful: false,
             is_in_sync: false,
             mismatches_in_row: 0,
             compare_at: now,
@@ -166,10 +170,11 @@ impl Follower {
     /// Goes on in a new session with the same layout.
     pub(crate) fn rejoin<T: ReplicaLeaves>(&mut self, joined: Joined, tree: &mut T, now: Time) {
         let closed = self.closed;
-        let same_life = joined.life == self.joined.life;
-        let start = joined.life_start;
+        let life = self.joined.life;
         self.spans.map(|known| match if known == Known::Live { closed } else { known } {
-            Known::Since(watermark) if same_life || watermark <= start => Known::Since(watermark),
+            Known::Since(watermark) if is_of_history(tree, life, watermark, &joined) => {
+                Known::Since(watermark)
+            }
             _ => Known::Unknown,
         });
         self.joined = joined;
@@ -177,6 +182,7 @@ impl Follower {
         self.run_start = self.expected;
         self.closed = Known::Unknown;
         self.comparable_from = 0;
+        self.is_doubtful = false;
         self.is_in_sync = false;
         self.lease_event_num = 0;
         self.asks.clear();
@@ -233,7 +239,7 @@ impl Follower {
         leaves: LeafIter<'_>,
         tree: &mut T,
     ) {
-        let older = if source_in_sync(header) { Older::OfOtherLives } else { Older::Never };
+        let older = older_by(header);
         let mut is_whole = true;
         for leaf in leaves {
             match leaf {
@@ -245,12 +251,14 @@ impl Follower {
                 Err(_) => is_whole = false,
             }
         }
+        let event_num = header.event_num.get();
         if !is_whole {
-            // As good as lost: the next number shows the gap.
+            // Lost at once, and not when the next number shows the gap: its other
+            // leaves are held already, so until then no digest would fit.
             desk.counters.leaves_damaged += 1;
+            self.hear_of(desk, event_num);
             return;
         }
-        let event_num = header.event_num.get();
         if event_num < self.expected {
             desk.counters.events_late += 1;
             return;
@@ -299,11 +307,13 @@ impl Follower {
     /// A period ended, and everything up to its end was seen.
     fn close<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, header: &Header, tree: &mut T) {
         desk.counters.periods += 1;
-        self.closed = closed_at(header);
+        self.closed = self.closed_at(header);
         if !self.spans.is_live() {
             return;
         }
         if self.selection.digest(tree).0 == header.digest.get() {
+            self.is_doubtful = false;
+            self.closed = self.closed_at(header);
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
             self.is_in_sync = source_in_sync(header);
@@ -318,6 +328,14 @@ impl Follower {
                 self.compare_everything(desk);
             }
         }
+    }
+
+    /// What a period's end makes known of everything that is live. A relay that does not
+    /// know its own watermark says zero.
+    fn closed_at(&self, header: &Header) -> Known {
+        let watermark = Revision(header.watermark.get());
+        let is_known = watermark > Revision::ZERO || source_in_sync(header);
+        if is_known && !self.is_doubtful { Known::Since(watermark) } else { Known::Unknown }
     }
 
     /// The digests differ: find out where. If a comparison by checksums did not
@@ -368,8 +386,7 @@ impl Follower {
         let older = match source_in_sync(header) {
             // Not if it was overtaken by an EVENT: that is newer in any history.
             true if takes_older && event_num + 1 == self.expected => Older::Always,
-            true => Older::OfOtherLives,
-            false => Older::Never,
+            _ => older_by(header),
         };
         let mut is_whole = true;
         for leaf in leaves {
@@ -421,7 +438,7 @@ impl Follower {
         let next = body.next_leaf.get().clamp(first, asked.end);
         let flags = Flags(header.flags.get());
         let is_live = event_num + 1 >= self.run_start;
-        let closed = closed_at(header);
+        let closed = self.closed_at(header);
         self.spans.learn(first..next, if is_live { Known::Live } else { closed });
         if event_num + 1 == self.expected {
             self.closed = closed;
@@ -487,13 +504,17 @@ impl Follower {
             desk.counters.leaves_repeated += 1;
             return false;
         }
+        let base = self.joined.life.base();
         let is_kept = match older {
-            Older::Never => true,
-            Older::OfOtherLives => held > self.joined.life.base(),
+            Older::Never(_) => true,
+            Older::OfOtherLives => held > base,
             Older::Always => false,
         };
         if came < held && is_kept {
             desk.counters.leaves_older += 1;
+            if matches!(older, Older::Never(up_to) if held <= base.min(up_to)) {
+                (self.is_doubtful, self.closed) = (true, Known::Unknown);
+            }
             return false;
         }
         let is_applied = tree.apply(leaf);
@@ -522,14 +543,28 @@ impl Follower {
     }
 }
 
-/// What a period's end makes known of everything that is live. A relay that does
-/// not know its own watermark says zero.
-fn closed_at(header: &Header) -> Known {
-    let watermark = Revision(header.watermark.get());
-    if watermark == Revision::ZERO && !source_in_sync(header) {
-        Known::Unknown
-    } else {
-        Known::Since(watermark)
+/// Whether a copy that followed `life` up to a watermark holds nothing that the
+/// server's history lacks.
+///
+/// In another life that is sure only if the server's last change before it was made
+/// in the life that the copy followed (a life in between may have begun with a loss
+/// that its `life_start` told, and this one's does not), and if no leaf is newer than
+/// it: those above the watermark are held as well.
+fn is_of_history<T: ReplicaLeaves>(
+    tree: &T,
+    life: Life,
+    watermark: Revision,
+    joined: &Joined,
+) -> bool {
+    let newest = tree.newest_revision().max(watermark);
+    life == joined.life || (joined.life_start.life() == life && newest <= joined.life_start)
+}
+
+/// When an older leaf of this datagram is taken, but for R33.
+fn older_by(header: &Header) -> Older {
+    match source_in_sync(header) {
+        true => Older::OfOtherLives,
+        false => Older::Never(Revision(header.watermark.get())),
     }
 }
 
