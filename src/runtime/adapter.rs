@@ -129,6 +129,24 @@ impl TreeLeaves {
         (core::mem::replace(&mut staging.batch, empty), commit)
     }
 
+    /// The commit that is being gathered, if writes wait for one.
+    pub(super) fn staged_commit(&self) -> Option<CommitId> {
+        self.staging.as_ref().map(|staging| staging.commit)
+    }
+
+    /// Writes a leaf, or stages it where writes wait for a commit.
+    #[inline]
+    pub(super) fn write_local(
+        &mut self,
+        leaf: DataLocId,
+        data: &[u8],
+    ) -> Result<Revision, StageError> {
+        match &mut self.staging {
+            None => self.tree.write(leaf, data).map_err(StageError::Write),
+            Some(staging) => self.tree.stage(leaf, data, &mut staging.batch),
+        }
+    }
+
     /// The tree.
     pub(super) fn tree(&self) -> &Tree {
         &self.tree
@@ -258,19 +276,15 @@ impl ServedLeaves for TreeLeaves {
 
     #[inline]
     fn write(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteRefusal> {
-        let Some(staging) = &mut self.staging else {
-            return self.tree.write(leaf, data).map_err(refusal);
-        };
-        match self.tree.stage(leaf, data, &mut staging.batch) {
-            Ok(revision) => Ok(revision),
-            Err(StageError::Write(error)) => Err(refusal(error)),
+        self.write_local(leaf, data).map_err(|error| match error {
+            StageError::Write(error) => refusal(error),
             // Not now: there is room when the commit under way is done.
-            Err(_) => Err(WriteRefusal::Trouble),
-        }
+            StageError::Full { .. } => WriteRefusal::Trouble,
+        })
     }
 
     fn commit(&self) -> Option<CommitId> {
-        self.staging.as_ref().map(|staging| staging.commit)
+        self.staged_commit()
     }
 
     fn check_write(&self, leaf: DataLocId, data_size: usize) -> Result<(), WriteRefusal> {

@@ -28,6 +28,8 @@ use crate::runtime::options::ReloadableConfig;
 struct Shared {
     stop: Arc<AtomicBool>,
     reload: Arc<AtomicBool>,
+    /// Whether a feed is to be called.
+    woken: AtomicBool,
     waker: UnixStream,
 }
 
@@ -63,6 +65,21 @@ impl Stop {
     /// Whether the loop was asked to end.
     pub fn is_stopped(&self) -> bool {
         self.0.stop.load(Ordering::Acquire)
+    }
+}
+
+/// Lets a server's loop call its [`Feed`](crate::runtime::Feed), from any thread. Clones
+/// wake the same loop.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<Shared>);
+
+impl Waker {
+    /// Asks for one call of the feed that begins after this. The loop wakes if it
+    /// sleeps. Wakes that come before the call are one.
+    pub fn wake(&self) {
+        if !self.0.woken.swap(true, Ordering::AcqRel) {
+            self.0.wake();
+        }
     }
 }
 
@@ -103,7 +120,12 @@ impl Control {
         let (pipe, waker) = UnixStream::pair()?;
         pipe.set_nonblocking(true)?;
         waker.set_nonblocking(true)?;
-        let shared = Shared { stop: Arc::default(), reload: Arc::default(), waker };
+        let shared = Shared {
+            stop: Arc::default(),
+            reload: Arc::default(),
+            woken: AtomicBool::default(),
+            waker,
+        };
         Ok(Control {
             shared: Arc::new(shared),
             pipe,
@@ -135,6 +157,11 @@ impl Control {
         Stop(Arc::clone(&self.shared))
     }
 
+    /// A handle that lets the loop call its feed.
+    pub fn waker(&self) -> Waker {
+        Waker(Arc::clone(&self.shared))
+    }
+
     /// Where the loop publishes its counters.
     pub fn board(&self) -> Arc<Board> {
         Arc::clone(&self.board)
@@ -142,6 +169,13 @@ impl Control {
 
     pub(super) fn is_stopped(&self) -> bool {
         self.shared.stop.load(Ordering::Acquire)
+    }
+
+    /// Whether the feed was to be called since the last time this was asked.
+    pub(super) fn take_woken(&self) -> bool {
+        // Read first: a loop that spins asks each time, and an exchange is dear.
+        let woken = &self.shared.woken;
+        woken.load(Ordering::Acquire) && woken.swap(false, Ordering::AcqRel)
     }
 
     /// The new configuration, if one was asked for since the last call.
@@ -220,6 +254,20 @@ mod tests {
         assert_eq!(control.take_reload().map(|result| result.err()), Some(Some("no".to_owned())));
         assert!(control.take_reload().is_none());
         assert!(!control.is_stopped());
+    }
+
+    #[test]
+    fn wakes_before_a_call_are_one() {
+        let control = Control::new().unwrap();
+        let waker = control.waker();
+        assert!(!control.take_woken());
+        waker.wake();
+        waker.clone().wake();
+        let mut bytes = [0; 8];
+        assert_eq!((&control.pipe).read(&mut bytes).unwrap(), 1);
+        assert!(control.take_woken() && !control.take_woken() && !control.is_stopped());
+        waker.wake();
+        assert_eq!((&control.pipe).read(&mut bytes).unwrap(), 1, "the next wakes again");
     }
 
     #[test]

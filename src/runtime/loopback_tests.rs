@@ -2,6 +2,8 @@
 //!
 //! Each wait is bounded by a watchdog; no test asserts that something is fast.
 
+mod feed;
+
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::Path;

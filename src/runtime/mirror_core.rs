@@ -215,11 +215,13 @@ impl<'o> Core<'o> {
 
     pub(super) fn status(&self) -> MirrorStatus {
         let progress = self.client.progress();
+        let counters = self.client.counters();
         MirrorStatus {
             held_leaves: progress.held_leaves,
             wanted_leaves: progress.wanted_leaves,
             in_sync: self.client.is_in_sync(),
             watermark: self.client.watermark(),
+            applied: counters.leaves_changed + counters.leaves_repaired,
         }
     }
 

@@ -6,7 +6,8 @@
 //! sends it from there, and waits again. Time, randomness, sockets and files come
 //! from here; what is said to whom does not.
 //!
-//! - [`serve`] owns a tree file and serves it until its [`Control`] ends it.
+//! - [`serve`] owns a tree file and serves it until its [`Control`] ends it; a [`Feed`]
+//!   fills it from the same process.
 //! - [`mirror`] keeps a replica, in a file or in memory, and may serve it on.
 //! - [`Reporter`] reports the leaves of one device from ordinary code.
 //!
@@ -18,6 +19,7 @@ mod clock;
 mod commits;
 mod control;
 mod error;
+mod feed;
 mod growth;
 mod journal;
 mod keeper;
@@ -41,10 +43,15 @@ mod loopback_tests;
 pub use control::Control;
 pub use control::Reload;
 pub use control::Stop;
+pub use control::Waker;
 pub use error::LoopError;
 pub use error::MirrorError;
 pub use error::ReporterError;
 pub use error::ServeError;
+pub use feed::Feed;
+pub use feed::FeedError;
+pub use feed::FeedWriter;
+pub use feed::Next;
 pub use metrics::Board;
 pub use metrics::Counter;
 pub use metrics::Counters;

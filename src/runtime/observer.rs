@@ -28,6 +28,8 @@ pub struct MirrorStatus {
     pub in_sync: bool,
     /// Every change up to it is held.
     pub watermark: Revision,
+    /// Leaves applied since the mirror began, each value counted.
+    pub applied: u64,
 }
 
 /// Told of what happens to a mirror, from its own loop: it must not block.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
+use crate::runtime::feed::Feed;
 use crate::sync::Prefix;
 use crate::tree::Damaged;
 
@@ -112,6 +113,8 @@ pub struct ServeOptions {
     pub live: Arc<ArcSwap<ReloadableConfig>>,
     /// Called when the server takes datagrams.
     pub on_ready: Option<OnReady>,
+    /// Where changes come from beside devices.
+    pub feed: Option<Box<dyn Feed>>,
 }
 
 impl ServeOptions {
@@ -128,6 +131,7 @@ impl ServeOptions {
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             live: Arc::default(),
             on_ready: None,
+            feed: None,
         }
     }
 }

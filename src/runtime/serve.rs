@@ -19,6 +19,7 @@ use crate::runtime::commits::Commits;
 use crate::runtime::control::Control;
 use crate::runtime::error::LoopError;
 use crate::runtime::error::ServeError;
+use crate::runtime::feed::Feeding;
 use crate::runtime::growth::SchemaRefusal;
 use crate::runtime::growth::extension;
 use crate::runtime::journal::Journal;
@@ -39,6 +40,7 @@ use crate::sync::Leaves;
 use crate::sync::PeriodEnd;
 use crate::sync::Reports;
 use crate::sync::SourceState;
+use crate::sync::Time;
 use crate::tree::Ending;
 use crate::tree::GrowError;
 use crate::tree::OpenOptions;
@@ -92,8 +94,9 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
     let side = ServingSide::new(outlet, Arc::clone(&live), kind, size, clock, start)?;
     info!("{}: life {life}, {}", options.tree.display(), leaves(tree.leaf_count()));
     let durability = options.durability;
+    let feeding = options.feed.map(Feeding::new);
     let mut serving =
-        Serving { path: options.tree, live, clock, listen, side, tree, commits: None };
+        Serving { path: options.tree, live, clock, listen, side, tree, commits: None, feeding };
     if durability == Durability::Power {
         serving.begin_commits(&control)?;
     }
@@ -218,6 +221,8 @@ struct Serving {
     tree: TreeLeaves,
     /// Where reports wait for the medium, if they are to survive power loss.
     commits: Option<Commits>,
+    /// Where changes come from beside devices.
+    feeding: Option<Feeding>,
 }
 
 impl Serving {
@@ -260,18 +265,35 @@ impl Serving {
         let mut lookout = Lookout::new(self.clock.now());
         while !control.is_stopped() {
             self.reload(control)?;
-            let deadline = self.side.deadline().min(journal.deadline()).min(lookout.deadline());
+            let deadline = self.deadline().min(journal.deadline()).min(lookout.deadline());
             let turn = Turn::begin(self.clock, deadline);
             let waited = poller.wait(turn.timeout(), control);
             waited.map_err(LoopError::system("wait for datagrams"))?;
+            self.feed(control);
             self.side.turn(poller, source, turn, end_of_period, &mut self.tree);
             if let Some(commits) = &mut self.commits {
                 commits.turn(&mut self.side, &mut self.tree)?;
+                self.side.tell_news(end_of_period(&self.tree), &mut self.tree);
             }
             lookout.look(self.clock.now(), self.tree.tree())?;
             journal.keep(self.clock.now(), |counters| self.count(counters));
         }
         Ok(())
+    }
+
+    /// When the next turn is due though nothing comes.
+    fn deadline(&self) -> Time {
+        let feeding = self.feeding.as_ref();
+        let feed = feeding.map(|feeding| feeding.deadline(self.clock, &self.tree));
+        feed.into_iter().fold(self.side.deadline(), Time::min)
+    }
+
+    /// Takes what the feed has. The turn that follows takes datagrams, and ends the
+    /// period if it is time.
+    fn feed(&mut self, control: &Control) {
+        let Some(feeding) = &mut self.feeding else { return };
+        let written = feeding.turn(control, &mut self.tree);
+        self.side.note_writes(written);
     }
 
     fn reload(&mut self, control: &mut Control) -> Result<(), ServeError> {
@@ -318,6 +340,7 @@ impl Serving {
                 self.begin_commits(control)?;
             }
             self.side.rejoin_all(end_of_period(&self.tree), &mut self.tree);
+            self.feeding.iter_mut().for_each(Feeding::begin_anew);
         }
         Ok(())
     }

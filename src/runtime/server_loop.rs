@@ -250,6 +250,18 @@ impl ServingSide {
         }
     }
 
+    /// Counts leaves that were written past the protocol.
+    pub(super) fn note_writes(&mut self, count: u64) {
+        self.server.note_writes(count);
+    }
+
+    /// Ends a period of no length if a commit has stored something: nothing may come
+    /// that would begin another turn.
+    pub(super) fn tell_news(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
+        self.tick_on_change(end, tree);
+        self.outlet.flush();
+    }
+
     /// Acknowledges what this commit and those before it made durable.
     pub(super) fn committed(&mut self, commit: CommitId, tree: &TreeLeaves) {
         self.server.handle_committed(commit);

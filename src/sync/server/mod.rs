@@ -214,6 +214,12 @@ impl Server {
         self.changed = changed;
     }
 
+    /// Counts leaves that the driver wrote itself since the period began, so that those
+    /// that a newer write of the period replaced count as conflated.
+    pub fn note_writes(&mut self, count: u64) {
+        self.writes_in_period += count;
+    }
+
     /// Ends what has run out of time and sends heartbeats.
     pub fn handle_timeout(&mut self, now: Time) {
         self.cookies.turn(&mut *self.random, now);

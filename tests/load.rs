@@ -1,0 +1,170 @@
+//! `mapleaf-load` as a program: each measurement, tiny. Numbers are counted, not timed.
+
+#![cfg(feature = "cli")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+/// Runs one measurement of a small tree, and gives its JSON.
+fn measure(folder: &Path, args: &[&str]) -> Value {
+    let small = ["--leaves", "500", "--size", "64", "--repetitions", "2", "--warm-up", "50ms"];
+    let output = run(folder, &[args, &small, &["--json"]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["tool"], "mapleaf-load");
+    assert_eq!(json["command"], args[0]);
+    assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&json["options"]["leaves"], &json["options"]["size"]), (&500.into(), &64.into()));
+    assert!(json["machine"]["cores"].as_u64().unwrap() > 0);
+    assert!(json["machine"]["kernel"].as_str().is_some_and(|kernel| !kernel.is_empty()));
+    let left: Vec<_> = fs::read_dir(folder).unwrap().collect();
+    assert!(left.is_empty(), "{args:?} left {left:?}");
+    json
+}
+
+fn run(folder: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mapleaf-load"));
+    command.args(args).arg("--dir").arg(folder).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// The values of a figure, one a repetition, with its unit.
+fn values(json: &Value, name: &str, unit: &str) -> Vec<f64> {
+    let figure = &json["figures"][name];
+    assert_eq!(figure["unit"], unit, "{name}: {figure}");
+    let values: Vec<f64> =
+        figure["values"].as_array().unwrap().iter().filter_map(Value::as_f64).collect();
+    let (least, median, most) = (&figure["min"], &figure["median"], &figure["max"]);
+    assert!(least.as_f64() <= median.as_f64() && median.as_f64() <= most.as_f64(), "{figure}");
+    values
+}
+
+/// The same, with at least one, and all above zero.
+fn positive(json: &Value, name: &str, unit: &str) -> Vec<f64> {
+    let values = values(json, name, unit);
+    assert!(!values.is_empty() && values.iter().all(|value| *value > 0.0), "{name}: {values:?}");
+    values
+}
+
+#[test]
+fn throughput_counts_what_is_applied_beside_the_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = measure(folder.path(), &["throughput", "--seconds", "400ms", "--batch", "16"]);
+    assert_eq!(positive(&json, "applied at each", "values/s").len(), 2);
+    assert_eq!(positive(&json, "changes made", "changes/s").len(), 2);
+    positive(&json, "processor per million applied", "s");
+    positive(&json, "limit: bare datagrams at each", "datagrams/s");
+    positive(&json, "share of the limit", "%");
+    let share = values(&json, "conflated share", "%")[0];
+    assert!((0.0..=100.0).contains(&share), "{share}");
+    assert_eq!(json["options"]["source"], "feed");
+}
+
+#[test]
+fn a_device_is_a_source_and_subscribers_are_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = measure(
+        folder.path(),
+        &["fan-out", "--subscribers", "3", "--source", "device", "--seconds", "300ms"],
+    );
+    assert_eq!(json["options"]["source"], "device");
+    let slowest = values(&json, "applied, slowest subscriber", "values/s");
+    let fastest = values(&json, "applied, fastest subscriber", "values/s");
+    let middle = positive(&json, "applied at each", "values/s");
+    assert!((0..2).all(|n| slowest[n] <= middle[n] && middle[n] <= fastest[n]), "{json}");
+}
+
+#[test]
+fn a_rate_without_conflation_is_searched() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["throughput", "--seconds", "200ms", "--no-conflation"];
+    let json = measure(folder.path(), &args);
+    positive(&json, "rate without conflation", "changes/s");
+}
+
+#[test]
+fn every_change_at_a_low_rate_is_timed() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["latency", "--rate", "500", "--period", "0", "--seconds", "400ms"];
+    let json = measure(folder.path(), &args);
+    let timed = positive(&json, "changes timed", "changes");
+    let rates = positive(&json, "changes made", "changes/s");
+    // A round takes 400 ms or more. Changes of one turn may be of one leaf.
+    for (timed, rate) in timed.iter().zip(&rates) {
+        assert!(*timed >= rate * 0.4 * 0.5, "{timed} of {rate}/s");
+    }
+    for n in 0..2 {
+        let of = |share: &str| positive(&json, &format!("latency {share}"), "us")[n];
+        let shares = ["p50", "p90", "p99", "p99.9", "max"].map(of);
+        assert!(shares.is_sorted(), "{shares:?}");
+    }
+    assert_eq!(values(&json, "EVENTs lost", "datagrams"), [0.0]);
+}
+
+#[test]
+fn loss_is_made_and_repaired() {
+    let folder = tempfile::tempdir().unwrap();
+    let args =
+        ["latency", "--rate", "2000", "--period", "0", "--seconds", "500ms", "--loss", "0.1"];
+    let json = measure(folder.path(), &args);
+    positive(&json, "datagrams dropped on purpose", "datagrams");
+    positive(&json, "EVENTs lost", "datagrams");
+    positive(&json, "latency p99", "us");
+}
+
+#[test]
+fn a_late_joiner_gets_every_leaf() {
+    let folder = tempfile::tempdir().unwrap();
+    let json = measure(folder.path(), &["late-join"]);
+    assert_eq!(positive(&json, "until equal", "ms").len(), 2);
+    let bytes = positive(&json, "bytes received", "B");
+    assert!(bytes.iter().all(|bytes| *bytes > 500.0 * 64.0), "{bytes:?}");
+    assert_eq!(values(&json, "leaves verified", "leaves"), [500.0]);
+}
+
+#[test]
+fn a_subscriber_that_was_stopped_is_equal_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["repair", "--rate", "1000", "--pause", "200ms"];
+    let json = measure(folder.path(), &args);
+    assert_eq!(positive(&json, "until equal again", "ms").len(), 2);
+    assert_eq!(values(&json, "RESPONSE bytes", "B").len(), 2);
+    positive(&json, "latency p50", "us");
+}
+
+#[test]
+fn bare_sessions_are_open_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["clients", "--sessions", "20", "--seconds", "200ms"];
+    let json = measure(folder.path(), &args);
+    assert_eq!(values(&json, "sessions open", "sessions"), [20.0]);
+    assert!(positive(&json, "datagrams sent", "datagrams").iter().all(|sent| *sent >= 20.0));
+    positive(&json, "processor a datagram", "us");
+}
+
+#[test]
+fn a_table_is_for_people_and_errors_are_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["late-join", "--leaves", "10", "--repetitions", "1"]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && table.contains("until equal"), "{table}");
+    assert!(table.lines().any(|line| line.starts_with("figure")), "{table}");
+    for (args, told) in [
+        (&["late-join", "--size", "8"][..], "wanted 16 bytes or more"),
+        (&["latency", "--loss", "2"], "wanted a share from 0 to 0.5"),
+        (&["late-join", "--size", "2000", "--leaves", "3"], "2000"),
+    ] {
+        let output = run(folder.path(), args);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(errors.contains(told), "{args:?}: {errors}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

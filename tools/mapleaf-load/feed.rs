@@ -1,0 +1,287 @@
+//! The changes: what the server's process writes, and when.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use mapleaf::layout::DataLocId;
+use mapleaf::runtime::Feed;
+use mapleaf::runtime::FeedWriter;
+use mapleaf::runtime::Next;
+use mapleaf::runtime::Waiting;
+
+use crate::machine::now_ns;
+
+/// Most changes of one call that is behind its rate: some 50 us.
+const BURST: u64 = 256;
+
+/// Every leaf once, so many a call.
+const FILLED_AT_ONCE: u32 = 256;
+
+/// The system's timers wake a loop to the millisecond; shorter waits are slept by the
+/// feed itself, and until then no datagram is taken.
+const LOOP_WAIT_MIN: Duration = Duration::from_millis(2);
+
+/// What is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Nothing.
+    Paused,
+    /// Every leaf once, in order; then nothing.
+    Filling,
+    /// Random leaves, as fast as it goes.
+    Fast,
+    /// Random leaves, so many a second.
+    Paced { rate: u64 },
+    /// Leaves in an order that comes back to a leaf only after all others.
+    InTurn { rate: u64 },
+}
+
+/// What the measurement tells the feed, and hears of it.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    mode: AtomicU8,
+    rate: AtomicU64,
+    /// Rises with each order, so that a rate counts from it.
+    number: AtomicU64,
+    /// Changes are marked with it; 0 means that they are not timed.
+    round: AtomicU32,
+    updates: AtomicU64,
+}
+
+impl Orders {
+    pub(crate) fn set(&self, mode: Mode) {
+        let (code, rate) = match mode {
+            Mode::Paused => (0, 0),
+            Mode::Filling => (1, 0),
+            Mode::Fast => (2, 0),
+            Mode::Paced { rate } => (3, rate),
+            Mode::InTurn { rate } => (4, rate),
+        };
+        self.rate.store(rate, Ordering::Relaxed);
+        self.number.fetch_add(1, Ordering::Relaxed);
+        self.mode.store(code, Ordering::Release);
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        let code = self.mode.load(Ordering::Acquire);
+        let rate = self.rate.load(Ordering::Relaxed);
+        match code {
+            1 => Mode::Filling,
+            2 => Mode::Fast,
+            3 => Mode::Paced { rate },
+            4 => Mode::InTurn { rate },
+            _ => Mode::Paused,
+        }
+    }
+
+    pub(crate) fn set_round(&self, round: u32) {
+        self.round.store(round, Ordering::Release);
+    }
+
+    /// Changes made so far.
+    pub(crate) fn updates(&self) -> u64 {
+        self.updates.load(Ordering::Acquire)
+    }
+
+    /// Counts changes that somebody else makes.
+    pub(crate) fn note(&self, updates: u64) {
+        self.updates.fetch_add(updates, Ordering::Release);
+    }
+
+    /// When a change is made, and in which round, for its Data; nothing if it is not
+    /// timed.
+    fn stamp(&self) -> (u64, u32) {
+        match self.round.load(Ordering::Acquire) {
+            0 => (0, 0),
+            round => (now_ns(), round),
+        }
+    }
+}
+
+/// Data of a change: when it was made, in which round, and something that differs.
+pub(crate) fn mark(data: &mut [u8], (moment, round): (u64, u32), number: u64) {
+    if let Some((head, _)) = data.split_first_chunk_mut::<16>() {
+        head[..8].copy_from_slice(&moment.to_le_bytes());
+        head[8..12].copy_from_slice(&round.to_le_bytes());
+        head[12..].copy_from_slice(&(number as u32).to_le_bytes());
+    }
+}
+
+/// When Data was made, and in which round; nothing if it is not timed.
+pub(crate) fn marked(data: &[u8]) -> Option<(u64, u32)> {
+    let (moment, rest) = data.split_first_chunk::<8>()?;
+    let (round, _) = rest.split_first_chunk::<4>()?;
+    let round = u32::from_le_bytes(*round);
+    (round > 0).then_some((u64::from_le_bytes(*moment), round))
+}
+
+/// Random numbers that are good enough to choose leaves (xorshift64*).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `limit`.
+    pub(crate) fn below(&mut self, limit: u32) -> u32 {
+        ((u64::from((self.next() >> 32) as u32) * u64::from(limit)) >> 32) as u32
+    }
+}
+
+/// Writes what the orders say.
+pub(crate) struct Load {
+    orders: Arc<Orders>,
+    /// Changes of one call at full speed.
+    batch: u32,
+    waiting: Waiting,
+    data: Vec<u8>,
+    random: Random,
+    /// The next leaf of those in order.
+    next_leaf: u32,
+    /// The order that is carried out, and since when, with its changes so far.
+    number: u64,
+    begun: Instant,
+    made: u64,
+}
+
+impl Load {
+    pub(crate) fn new(orders: Arc<Orders>, batch: u32, waiting: Waiting, size: u32) -> Load {
+        let data = (0..size).map(|place| place as u8).collect();
+        let random = Random(0x9e37_79b9_7f4a_7c15);
+        let begun = Instant::now();
+        Load { orders, batch, waiting, data, random, next_leaf: 0, number: 0, begun, made: 0 }
+    }
+
+    /// The tree is of the leaves that are written: nothing is refused.
+    fn write(&mut self, writer: &mut FeedWriter<'_>, leaf: u32) {
+        mark(&mut self.data, self.orders.stamp(), self.made);
+        self.made += 1;
+        if let Err(error) = writer.write(DataLocId(leaf), &self.data) {
+            panic!("the server's tree does not take a leaf: {error}");
+        }
+    }
+
+    fn write_random(&mut self, writer: &mut FeedWriter<'_>, count: u64) {
+        for _ in 0..count {
+            let leaf = self.random.below(writer.leaf_count());
+            self.write(writer, leaf);
+        }
+        self.orders.note(count);
+    }
+
+    fn write_in_turn(&mut self, writer: &mut FeedWriter<'_>, count: u64) {
+        let leaves = writer.leaf_count();
+        for _ in 0..count {
+            let leaf = self.next_leaf % leaves;
+            self.next_leaf = (leaf + 1) % leaves;
+            self.write(writer, leaf);
+        }
+        self.orders.note(count);
+    }
+
+    fn write_all(&mut self, writer: &mut FeedWriter<'_>) -> Next {
+        let end = self.next_leaf.saturating_add(FILLED_AT_ONCE).min(writer.leaf_count());
+        for leaf in self.next_leaf..end {
+            self.write(writer, leaf);
+        }
+        self.next_leaf = end;
+        if end < writer.leaf_count() {
+            return Next::Now;
+        }
+        self.next_leaf = 0;
+        self.orders.set(Mode::Paused);
+        Next::Woken
+    }
+
+    /// How many changes are due by now.
+    fn due(&self, rate: u64) -> u64 {
+        let by_now = (self.begun.elapsed().as_secs_f64() * rate as f64) as u64;
+        by_now.saturating_sub(self.made).min(BURST)
+    }
+
+    /// Waits for the next change, if it is not for the loop to do that.
+    fn pause(&self, rate: u64) -> Next {
+        let moment = Duration::from_secs_f64((self.made + 1) as f64 / rate.max(1) as f64);
+        let wait = moment.saturating_sub(self.begun.elapsed());
+        if wait >= LOOP_WAIT_MIN {
+            return Next::At(Instant::now() + wait - LOOP_WAIT_MIN / 2);
+        }
+        if self.waiting == Waiting::Sleep {
+            thread::sleep(wait);
+        }
+        Next::Now
+    }
+}
+
+impl Feed for Load {
+    fn fill(&mut self, writer: &mut FeedWriter<'_>) -> Next {
+        let number = self.orders.number.load(Ordering::Relaxed);
+        let mode = self.orders.mode();
+        if number != self.number {
+            (self.number, self.begun, self.made) = (number, Instant::now(), 0);
+        }
+        match mode {
+            Mode::Paused => return Next::Woken,
+            Mode::Filling => return self.write_all(writer),
+            Mode::Fast => self.write_random(writer, self.batch.into()),
+            // What is written leaves when the call ends, so that none waits after it.
+            Mode::Paced { rate } => match self.due(rate) {
+                0 => return self.pause(rate),
+                due => self.write_random(writer, due),
+            },
+            Mode::InTurn { rate } => match self.due(rate) {
+                0 => return self.pause(rate),
+                due => self.write_in_turn(writer, due),
+            },
+        }
+        Next::Now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_say_when_they_were_made() {
+        let mut data = [9; 20];
+        mark(&mut data, (77, 3), 5);
+        assert_eq!(marked(&data), Some((77, 3)));
+        mark(&mut data, (0, 0), 6);
+        assert_eq!(marked(&data), None);
+        assert_eq!(marked(&data[..11]), None);
+    }
+
+    #[test]
+    fn orders_are_understood() {
+        let orders = Orders::default();
+        assert_eq!(orders.mode(), Mode::Paused);
+        let (rate, modes) = (5, [Mode::Filling, Mode::Fast]);
+        for mode in modes.into_iter().chain([Mode::Paced { rate }, Mode::InTurn { rate }]) {
+            orders.set(mode);
+            assert_eq!(orders.mode(), mode);
+        }
+        assert_eq!(orders.stamp(), (0, 0));
+        orders.set_round(2);
+        assert_eq!(orders.stamp().1, 2);
+    }
+
+    #[test]
+    fn random_leaves_are_all_leaves() {
+        let mut random = Random(1);
+        let mut seen = [false; 10];
+        (0..1_000).for_each(|_| seen[random.below(10) as usize] = true);
+        assert_eq!(seen, [true; 10]);
+    }
+}

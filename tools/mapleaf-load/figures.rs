@@ -1,0 +1,170 @@
+//! What was measured, as a table or as JSON.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::machine;
+
+/// One figure of several measurements.
+#[derive(Clone, Debug)]
+struct Figure {
+    name: String,
+    unit: &'static str,
+    values: Vec<f64>,
+}
+
+/// All figures of a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    command: &'static str,
+    machine: Value,
+    options: Value,
+    figures: Vec<Figure>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    /// Nothing yet. The machine is described as it is before the load.
+    pub(crate) fn new(command: &'static str, options: Value) -> Report {
+        let mut notes = Vec::new();
+        if cfg!(debug_assertions) {
+            notes.push("not a release build: these are no figures of speed".to_owned());
+        }
+        Report { command, machine: machine::describe(), options, figures: Vec::new(), notes }
+    }
+
+    /// Adds one measurement of a figure.
+    pub(crate) fn add(&mut self, name: &str, unit: &'static str, value: f64) {
+        match self.figures.iter_mut().find(|figure| figure.name == name) {
+            Some(figure) => figure.values.push(value),
+            None => {
+                self.figures.push(Figure { name: name.to_owned(), unit, values: vec![value] });
+            }
+        }
+    }
+
+    /// Adds a sentence that a reader of the figures has to know.
+    pub(crate) fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// The median of a figure.
+    pub(crate) fn median(&self, name: &str) -> Option<f64> {
+        self.figures.iter().find(|figure| figure.name == name).map(|figure| median(&figure.values))
+    }
+
+    /// One object.
+    pub(crate) fn json(&self) -> Value {
+        let figures = self.figures.iter().map(|figure| {
+            let (min, max) = bounds(&figure.values);
+            let told = json!({
+                "unit": figure.unit,
+                "median": median(&figure.values),
+                "min": min,
+                "max": max,
+                "values": figure.values,
+            });
+            (figure.name.clone(), told)
+        });
+        json!({
+            "tool": "mapleaf-load",
+            "command": self.command,
+            "version": env!("CARGO_PKG_VERSION"),
+            "build": if cfg!(debug_assertions) { "debug" } else { "release" },
+            "machine": self.machine,
+            "options": self.options,
+            "figures": figures.collect::<serde_json::Map<_, _>>(),
+            "notes": self.notes,
+        })
+    }
+
+    /// One line a figure.
+    pub(crate) fn table(&self) -> String {
+        let machine = &self.machine;
+        let mut text = format!(
+            "mapleaf-load {} {}, {} cores of {}, Linux {}\n{}\n\n",
+            self.command,
+            env!("CARGO_PKG_VERSION"),
+            machine["cores"],
+            machine["cpu"].as_str().unwrap_or("unknown"),
+            machine["kernel"].as_str().unwrap_or("unknown"),
+            self.options,
+        );
+        let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
+        let head = ("figure", "median", "min", "max");
+        line(&mut text, width, head, "unit");
+        for Figure { name, unit, values } in &self.figures {
+            let (min, max) = bounds(values);
+            let told = [median(values), min, max].map(number);
+            line(&mut text, width, (name, &told[0], &told[1], &told[2]), unit);
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "\nNote: {note}.");
+        }
+        text
+    }
+}
+
+fn line(text: &mut String, width: usize, cells: (&str, &str, &str, &str), unit: &str) {
+    let (name, median, min, max) = cells;
+    // Writing to a text does not fail.
+    let _ = writeln!(text, "{name:width$}  {median:>12}  {min:>12}  {max:>12}  {unit}");
+}
+
+/// Whole numbers as such, small ones with three digits behind the point.
+fn number(value: f64) -> String {
+    if value.abs() >= 100.0 || value.fract() == 0.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.3}")
+    }
+}
+
+/// The middle of some values, or the mean of the two in the middle; 0 of none.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
+    let middle = sorted.len() / 2;
+    if sorted.len().is_multiple_of(2) && middle > 0 {
+        return f64::midpoint(at(middle - 1), at(middle));
+    }
+    at(middle)
+}
+
+/// The least and the greatest.
+pub(crate) fn bounds(values: &[f64]) -> (f64, f64) {
+    let start = values.first().copied().unwrap_or(0.0);
+    values.iter().fold((start, start), |(min, max), value| (min.min(*value), max.max(*value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(&[]), 0.0);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(bounds(&[3.0, -1.0, 2.0]), (-1.0, 3.0));
+    }
+
+    #[test]
+    fn figures_of_one_name_are_one() {
+        let mut report = Report::new("latency", json!({"rate": 5}));
+        for value in [1.0, 3.0, 200.0] {
+            report.add("p50", "us", value);
+        }
+        report.note("said");
+        let json = report.json();
+        assert_eq!(json["figures"]["p50"]["median"], 3.0);
+        assert_eq!(json["figures"]["p50"]["values"], json!([1.0, 3.0, 200.0]));
+        assert!(json["machine"]["cores"].as_u64().is_some_and(|cores| cores > 0));
+        let table = report.table();
+        assert!(table.contains("p50") && table.contains("200  us"), "{table}");
+        assert!(table.contains("Note: said."), "{table}");
+    }
+}

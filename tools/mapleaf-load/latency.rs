@@ -1,0 +1,119 @@
+//! How long a change takes, from its write at the server to its application.
+//!
+//! The moment of the write travels in Data, by the monotonic clock that all processes
+//! of a machine share. A subscriber looks at the clock when it has applied all that had
+//! come with the change.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::feed::Mode;
+use crate::figures::Report;
+use crate::machine::now_ns;
+use crate::machine::rest;
+use crate::options::Common;
+use crate::parse;
+use crate::proxy::Proxy;
+use crate::proxy::Weather;
+use crate::world::Serving;
+use crate::world::Subscriber;
+use crate::world::World;
+use crate::world::settle;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LatencyArgs {
+    /// Changes a second
+    #[arg(long, default_value_t = 10_000, value_name = "COUNT",
+        value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    rate: u64,
+    /// Subscribers, each a process
+    #[arg(long, default_value_t = 1, value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(1..=64))]
+    subscribers: u32,
+    /// Share of datagrams that is lost, both ways
+    #[arg(long, default_value = "0", value_name = "SHARE", value_parser = parse::loss)]
+    loss: f64,
+    /// Time that is measured, each time
+    #[arg(long, default_value = "5s", value_name = "DURATION",
+        value_parser = parse::positive_duration)]
+    seconds: Duration,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// What is told of each round, beside the count.
+const SHARES: [&str; 5] = ["p50", "p90", "p99", "p99.9", "max"];
+
+pub(crate) fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
+    let LatencyArgs { rate, subscribers, loss, seconds, common } = args;
+    let options = common.told(json!({
+        "rate": rate,
+        "subscribers": subscribers,
+        "loss": loss,
+        "seconds": seconds.as_secs_f64(),
+    }));
+    let mut report = Report::new("latency", options);
+    let mut world = World::start(common, Serving::default())?;
+    let proxy = match *loss > 0.0 {
+        true => {
+            let weather = Weather { loss: *loss, duplicate: 0.0, reorder: 0.0, seed: 1 };
+            Some(Proxy::start(world.address, weather)?)
+        }
+        false => None,
+    };
+    let address = proxy.as_ref().map_or(world.address, Proxy::address);
+    let all: anyhow::Result<Vec<_>> = (0..*subscribers)
+        .map(|number| world.subscribe(&format!("replica-{number}"), address, &["--watch"]))
+        .collect();
+    let mut all = all?;
+    settle(&all)?;
+    let outcome = rounds(args, &world, &mut report);
+    world.order(Mode::Paused);
+    outcome?;
+    settle(&all)?;
+    let said = all.iter_mut().map(Subscriber::end).collect::<anyhow::Result<Vec<_>>>()?;
+    for round in 1..=common.repetitions {
+        for told in said.iter().filter_map(|said| said.round(round)) {
+            add_round(told, &mut report);
+        }
+    }
+    let lost: u64 = said.iter().map(|said| said.counter("client.events_lost")).sum();
+    report.add("EVENTs lost", "datagrams", lost as f64);
+    if let Some(proxy) = &proxy {
+        let passed = proxy.passed();
+        report.add("datagrams dropped on purpose", "datagrams", passed.dropped as f64);
+        report.note("loss is made by threads that hand datagrams on, which takes time itself");
+    }
+    world.end()?;
+    world.verify(all.iter().map(Subscriber::file))?;
+    if !common.busy_poll {
+        report.note("the feed sleeps between changes, and makes those that became due meanwhile");
+    }
+    Ok(report)
+}
+
+fn rounds(args: &LatencyArgs, world: &World, report: &mut Report) -> anyhow::Result<()> {
+    world.order(Mode::Paced { rate: args.rate });
+    rest(args.common.warm_up)?;
+    for round in 1..=args.common.repetitions {
+        let (begun, updates) = (now_ns(), world.orders().updates());
+        world.orders().set_round(round);
+        rest(args.seconds)?;
+        let seconds = (now_ns() - begun) as f64 / 1e9;
+        let made = (world.orders().updates() - updates) as f64;
+        report.add("changes made", "changes/s", made / seconds);
+    }
+    world.orders().set_round(0);
+    Ok(())
+}
+
+/// Adds what a subscriber timed in one round.
+pub(crate) fn add_round(told: &Value, report: &mut Report) {
+    report.add("changes timed", "changes", told["count"].as_f64().unwrap_or(0.0));
+    for share in SHARES {
+        report.add(&format!("latency {share}"), "us", told[share].as_f64().unwrap_or(0.0));
+    }
+}

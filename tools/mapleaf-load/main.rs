@@ -1,0 +1,175 @@
+//! The `mapleaf-load` command: measures mapleaf on this machine, over loopback.
+//!
+//! The server runs in this process and is fed by it; every subscriber is a process of
+//! its own with a replica in a temporary folder. What is started is ended, and what is
+//! made is removed. Beside throughput stands the limit: bare datagrams of the same size
+//! through the same sockets, measured in the same run. docs/BENCHMARKING.md says what
+//! each figure means.
+
+mod clients;
+mod feed;
+mod figures;
+mod join;
+mod latency;
+mod limit;
+mod machine;
+mod options;
+#[path = "../../src/cli/parse.rs"]
+#[allow(dead_code)]
+mod parse;
+#[path = "../../src/cli/proxy.rs"]
+#[allow(dead_code)]
+mod proxy;
+mod repair;
+mod sessions;
+mod subscriber;
+mod throughput;
+#[path = "../../src/cli/words.rs"]
+#[allow(dead_code)]
+mod words;
+mod world;
+
+use std::io;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+use clap::error::ErrorKind;
+
+use crate::figures::Report;
+use crate::words::causes;
+use crate::words::usage_line;
+
+/// Measure mapleaf on this machine, over loopback
+#[derive(Debug, Parser)]
+#[command(name = "mapleaf-load", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Only a release build says something about speed.\n\
+    Durations: 100ms, 5s, 2m. Sizes: 1200, 64KiB.\n\
+    Exit status: 0 done, 2 usage or trouble.\n\nExample:\n  mapleaf-load throughput --batch 64")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Update random leaves as fast as it goes, and count what subscribers apply
+    #[command(after_help = "Example:\n  mapleaf-load throughput --batch 64 --no-conflation")]
+    Throughput(throughput::ThroughputArgs),
+    /// The same with many subscribers
+    #[command(after_help = "Example:\n  mapleaf-load fan-out --subscribers 64")]
+    FanOut(throughput::FanOutArgs),
+    /// Time each change, from the write at the server to its application at a subscriber
+    #[command(after_help = "Example:\n  mapleaf-load latency --period 0 --busy-poll --loss 0.01")]
+    Latency(latency::LatencyArgs),
+    /// Time a subscriber that begins with nothing, and check every leaf that it got
+    #[command(after_help = "Example:\n  mapleaf-load late-join --leaves 1000000")]
+    LateJoin(join::JoinArgs),
+    /// Stop a subscriber for a while, and time how long it takes to be equal again
+    #[command(after_help = "Example:\n  mapleaf-load repair --rate 100000 --pause 2s")]
+    Repair(repair::RepairArgs),
+    /// Open bare sessions, and see what each costs the server
+    #[command(after_help = "Example:\n  mapleaf-load clients --sessions 10000")]
+    Clients(clients::ClientsArgs),
+    /// A subscriber: one process of a measurement
+    #[command(hide = true)]
+    Subscriber(subscriber::SubscriberArgs),
+    /// Bare sessions: one process of a measurement
+    #[command(hide = true)]
+    Sessions(sessions::SessionsArgs),
+}
+
+/// Exit status of usage errors and of trouble.
+const TROUBLE: u8 = 2;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => explain(&error),
+    }
+}
+
+fn run() -> anyhow::Result<()> {
+    let (report, json) = match Cli::try_parse()?.command {
+        Command::Subscriber(args) => return subscriber::run(args),
+        Command::Sessions(args) => return sessions::run(&args),
+        Command::Throughput(throughput::ThroughputArgs { subscribers, load }) => {
+            (throughput::run("throughput", &load, subscribers)?, load.common.json)
+        }
+        Command::FanOut(throughput::FanOutArgs { subscribers, load }) => {
+            (throughput::run("fan-out", &load, subscribers)?, load.common.json)
+        }
+        Command::Latency(args) => (latency::run(&args)?, args.common.json),
+        Command::LateJoin(args) => (join::run(&args)?, args.common.json),
+        Command::Repair(args) => (repair::run(&args)?, args.common.json),
+        Command::Clients(args) => (clients::run(&args)?, args.common.json),
+    };
+    print(&report, json)
+}
+
+fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+    let text = if json { format!("{}\n", report.json()) } else { report.table() };
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who closed the pipe has seen enough.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Says what went wrong, in one line.
+fn explain(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<clap::Error>() {
+        Some(error) => explain_usage(error),
+        None => {
+            word(&format!("mapleaf-load: {}", causes(error)));
+            ExitCode::from(TROUBLE)
+        }
+    }
+}
+
+/// Help and version are data; everything else that clap says is one line.
+fn explain_usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match error.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(TROUBLE),
+            _ => ExitCode::SUCCESS,
+        };
+    }
+    match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => word(&error.render().to_string()),
+        _ => word(&format!("mapleaf-load: {}", usage_line(error))),
+    }
+    ExitCode::from(TROUBLE)
+}
+
+/// Writes one line of words to stderr.
+fn word(line: &str) {
+    // Nobody is left to be told when stderr is closed.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_table_of_flags_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn each_command_has_an_example_and_each_option_a_sentence() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(example.contains(&format!("mapleaf-load {name}")), "{name} has no example");
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{name}: {} has no help", arg.get_id());
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! How many values are applied a second at each subscriber.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::ScopedJoinHandle;
+use std::time::Duration;
+
+use clap::Args;
+use clap::ValueEnum;
+use serde_json::json;
+
+use mapleaf::layout::DataLocId;
+use mapleaf::runtime::Reporter;
+use mapleaf::runtime::ReporterOptions;
+
+use crate::feed::Mode;
+use crate::feed::Random;
+use crate::feed::mark;
+use crate::figures::Report;
+use crate::figures::bounds;
+use crate::figures::median;
+use crate::limit;
+use crate::machine::cpu_seconds;
+use crate::machine::now_ns;
+use crate::machine::rest;
+use crate::options::Common;
+use crate::parse;
+use crate::world::Serving;
+use crate::world::Subscriber;
+use crate::world::World;
+use crate::world::settle;
+
+/// Where changes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Source {
+    /// The server's process writes them itself.
+    Feed,
+    /// A device reports them in datagrams.
+    Device,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// Changes between two looks at the socket, or in a flush of a device
+    #[arg(long, default_value_t = 1, value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) batch: u32,
+    /// Time that is measured, each time
+    #[arg(long, default_value = "5s", value_name = "DURATION",
+        value_parser = parse::positive_duration)]
+    pub(crate) seconds: Duration,
+    /// Where changes come from
+    #[arg(long, value_enum, default_value_t = Source::Feed)]
+    pub(crate) source: Source,
+    /// Search the highest rate at which every change is applied everywhere, too
+    #[arg(long)]
+    pub(crate) no_conflation: bool,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ThroughputArgs {
+    /// Subscribers, each a process
+    #[arg(long, default_value_t = 1, value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub(crate) subscribers: u32,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct FanOutArgs {
+    /// Subscribers, each a process
+    #[arg(long, default_value_t = 8, value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(1..=512))]
+    pub(crate) subscribers: u32,
+    #[command(flatten)]
+    pub(crate) load: LoadArgs,
+}
+
+/// A rate is doubled or halved so often, then narrowed so often.
+const SEARCH_STEPS: u32 = 5;
+
+pub(crate) fn run(
+    command: &'static str,
+    load: &LoadArgs,
+    subscribers: u32,
+) -> anyhow::Result<Report> {
+    let source = load.source.to_possible_value().map(|value| value.get_name().to_owned());
+    let options = load.common.told(json!({
+        "subscribers": subscribers,
+        "batch": load.batch,
+        "seconds": load.seconds.as_secs_f64(),
+        "source": source,
+    }));
+    let mut report = Report::new(command, options);
+    let serving = Serving { batch: load.batch, ..Serving::default() };
+    let mut world = World::start(&load.common, serving)?;
+    let mut all = world.subscribe_all(subscribers, &[])?;
+    let before = world.orders().updates();
+    measure(load, &world, &mut all, &mut report)?;
+    let updates = world.orders().updates() - before;
+    if load.no_conflation {
+        search(load, &world, &all, &mut report)?;
+    }
+    for one in &mut all {
+        one.end()?;
+    }
+    let counters = world.end()?;
+    world.verify(all.iter().map(Subscriber::file))?;
+    if !load.no_conflation {
+        let conflated = counters.value("server", "conflated").unwrap_or(0);
+        report.add("conflated", "changes of all", conflated as f64);
+        report.add("conflated share", "%", 100.0 * conflated as f64 / updates.max(1) as f64);
+    }
+    drop((all, world));
+    add_limit(load, subscribers, &mut report)?;
+    report.note("changes of one leaf within one period are conflated: only the last is sent");
+    Ok(report)
+}
+
+/// Lets the changes flow, and looks at the clock and at what was applied.
+fn measure(
+    load: &LoadArgs,
+    world: &World,
+    all: &mut [Subscriber],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let over = AtomicBool::new(false);
+    let windows = thread::scope(|scope| {
+        let device = match load.source {
+            Source::Feed => {
+                world.order(Mode::Fast);
+                None
+            }
+            Source::Device => Some(scope.spawn(|| report_changes(load, world, &over))),
+        };
+        let windows = windows(load, world, all, device.as_ref());
+        world.order(Mode::Paused);
+        over.store(true, Ordering::Relaxed);
+        match device.map(ScopedJoinHandle::join) {
+            Some(Err(_)) => anyhow::bail!("the device panicked"),
+            Some(Ok(Err(error))) => Err(error),
+            None | Some(Ok(Ok(()))) => windows,
+        }
+    })?;
+    settle(all)?;
+    for window in windows {
+        window.add(all, report);
+    }
+    Ok(())
+}
+
+/// What was true when a time that is measured began and ended.
+struct Window {
+    t: [u64; 2],
+    updates: u64,
+    cpu: f64,
+}
+
+fn windows(
+    load: &LoadArgs,
+    world: &World,
+    all: &mut [Subscriber],
+    device: Option<&ScopedJoinHandle<'_, anyhow::Result<()>>>,
+) -> anyhow::Result<Vec<Window>> {
+    rest(load.common.warm_up)?;
+    let ids: Vec<u32> = all.iter().map(Subscriber::id).collect();
+    let look = || (now_ns(), world.orders().updates(), cpu_seconds(ids.iter().copied()));
+    let mut windows = Vec::new();
+    for _ in 0..load.common.repetitions {
+        let (begin, updates_before, cpu_before) = look();
+        rest(load.seconds)?;
+        let (end, updates, cpu) = look();
+        let (updates, cpu) = (updates - updates_before, cpu - cpu_before);
+        windows.push(Window { t: [begin, end], updates, cpu });
+        all.iter_mut().try_for_each(Subscriber::check)?;
+        if device.is_some_and(ScopedJoinHandle::is_finished) {
+            break;
+        }
+    }
+    Ok(windows)
+}
+
+impl Window {
+    fn add(&self, all: &[Subscriber], report: &mut Report) {
+        let [begin, end] = self.t;
+        let seconds = (end - begin) as f64 / 1e9;
+        let applied: Vec<f64> = all
+            .iter()
+            .map(|one| one.with_said(|said| said.applied_at(end) - said.applied_at(begin)))
+            .collect();
+        let (least, most) = bounds(&applied);
+        report.add("applied at each", "values/s", median(&applied) / seconds);
+        if all.len() > 1 {
+            report.add("applied, slowest subscriber", "values/s", least / seconds);
+            report.add("applied, fastest subscriber", "values/s", most / seconds);
+        }
+        report.add("changes made", "changes/s", self.updates as f64 / seconds);
+        let total: f64 = applied.iter().sum();
+        report.add("processor per million applied", "s", self.cpu / (total / 1e6).max(1e-6));
+    }
+}
+
+/// A device that reports random leaves until it is over.
+fn report_changes(load: &LoadArgs, world: &World, over: &AtomicBool) -> anyhow::Result<()> {
+    let mut options = ReporterOptions::new(world.address);
+    options.waiting = load.common.waiting();
+    let mut reporter = Reporter::connect(options)?;
+    let mut data = vec![0; load.common.size as usize];
+    let (mut random, mut number) = (Random(0x1234_5678_9abc_def1), 0);
+    while !over.load(Ordering::Relaxed) {
+        for _ in 0..load.batch {
+            number += 1;
+            mark(&mut data, (0, 0), number);
+            reporter.report(DataLocId(random.below(load.common.leaves)), &data)?;
+        }
+        reporter.poll(Duration::ZERO)?;
+        world.orders().note(load.batch.into());
+    }
+    reporter.flush(Duration::from_secs(30))?;
+    reporter.close();
+    Ok(())
+}
+
+/// Searches the highest rate at which each change is applied at each subscriber.
+fn search(
+    load: &LoadArgs,
+    world: &World,
+    all: &[Subscriber],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut rate = report.median("applied at each").unwrap_or(0.0).max(1_000.0);
+    let (mut good, mut bad) = (None::<f64>, None::<f64>);
+    for _ in 0..2 * SEARCH_STEPS {
+        match is_whole(load, world, all, rate)? {
+            true => good = Some(rate),
+            false => bad = Some(rate),
+        }
+        rate = match (good, bad) {
+            (Some(good), Some(bad)) if bad / good < 1.05 => break,
+            (Some(good), Some(bad)) => f64::midpoint(good, bad),
+            (Some(good), None) => good * 1.5,
+            (None, Some(bad)) => bad / 2.0,
+            (None, None) => break,
+        };
+    }
+    report.add("rate without conflation", "changes/s", good.unwrap_or(0.0));
+    Ok(())
+}
+
+/// Whether all changes of a while at this rate are applied at every subscriber.
+fn is_whole(load: &LoadArgs, world: &World, all: &[Subscriber], rate: f64) -> anyhow::Result<bool> {
+    let applied = || -> Vec<f64> {
+        all.iter().map(|one| one.with_said(|said| said.applied_at(u64::MAX))).collect()
+    };
+    let (before, updates) = (applied(), world.orders().updates());
+    let begun = now_ns();
+    world.order(Mode::InTurn { rate: rate as u64 });
+    let waited = rest(load.seconds.min(Duration::from_secs(2)));
+    world.order(Mode::Paused);
+    let seconds = (now_ns() - begun) as f64 / 1e9;
+    waited?;
+    // The last of its calls may be under way.
+    rest(Duration::from_millis(50))?;
+    settle(all)?;
+    let made = (world.orders().updates() - updates) as f64;
+    let whole = applied().iter().zip(&before).all(|(after, before)| after - before >= made);
+    // A feed that did not keep up made fewer changes than the rate says.
+    Ok(whole && made / seconds >= 0.8 * rate)
+}
+
+fn add_limit(load: &LoadArgs, subscribers: u32, report: &mut Report) -> anyhow::Result<()> {
+    let per_datagram = limit::leaves_per_datagram(&load.common) as f64;
+    for _ in 0..load.common.repetitions {
+        let time = load.seconds.min(Duration::from_secs(2));
+        let rates = limit::datagrams_per_second(&load.common, subscribers, time)?;
+        report.add("limit: bare datagrams at each", "datagrams/s", median(&rates));
+        report.add("limit: values in them at each", "values/s", median(&rates) * per_datagram);
+    }
+    let limit = report.median("limit: values in them at each").unwrap_or(0.0);
+    let applied = report.median("applied at each").unwrap_or(0.0);
+    report.add("share of the limit", "%", 100.0 * applied / limit.max(1.0));
+    report
+        .note(format!("a datagram of the limit counts as {per_datagram} values; nobody reads it"));
+    Ok(())
+}
