@@ -178,6 +178,7 @@ impl Commits {
         stored.map_err(|source| LoopError::Store { path: path(), source })?;
         self.counts.commits += 1;
         self.counts.leaves += u64::from(batch.leaves());
+        side.note_writes(u64::from(batch.leaves()));
         self.counts.bytes += batch.bytes() as u64;
         batch.clear();
         self.spare = Some(batch);

@@ -293,7 +293,9 @@ impl Serving {
     fn feed(&mut self, control: &Control) {
         let Some(feeding) = &mut self.feeding else { return };
         let written = feeding.turn(control, &mut self.tree);
-        self.side.note_writes(written);
+        if self.commits.is_none() {
+            self.side.note_writes(written);
+        }
     }
 
     fn reload(&mut self, control: &mut Control) -> Result<(), ServeError> {

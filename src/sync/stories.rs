@@ -539,6 +539,9 @@ fn acks_of_one_commit_share_datagrams_and_none_comes_before_it() {
     world.run_for(Duration::from_millis(10));
     assert_eq!((world.acknowledged, world.device.is_idle()), (40, true));
     assert_eq!(world.server.counters().acks, 1);
+    world.run_for(SECOND);
+    let counters = world.server.counters();
+    assert_eq!((counters.leaves_changed, counters.conflated), (40, 0), "each is in an EVENT");
 }
 
 #[test]

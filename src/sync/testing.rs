@@ -436,7 +436,9 @@ impl World {
 
     /// Makes durable what was written, where that takes a commit, and says so.
     pub(crate) fn commit(&mut self) {
+        let written = self.tree.staged.as_ref().map_or(0, |staged| staged.len() as u64);
         let commit = self.tree.commit_staged();
+        self.server.note_writes(written);
         self.server.handle_committed(commit);
         self.drain_server();
     }

@@ -214,8 +214,9 @@ impl Server {
         self.changed = changed;
     }
 
-    /// Counts leaves that the driver wrote itself since the period began, so that those
-    /// that a newer write of the period replaced count as conflated.
+    /// Counts leaves that the driver stored itself since the period began (its own, and
+    /// those of a commit), so that those that a newer one of the period replaced count as
+    /// conflated.
     pub fn note_writes(&mut self, count: u64) {
         self.writes_in_period += count;
     }
