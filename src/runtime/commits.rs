@@ -5,7 +5,8 @@
 //! meanwhile, so that a commit carries all that came during the one before. When a batch
 //! is durable the loop stores it in the tree, and only then acknowledges it. When half
 //! of the log is full another thread writes the tree back, while commits go on in the
-//! other half.
+//! other half. Both threads stand from the begin: a loop that is warm starts nothing
+//! and allocates nothing.
 //!
 //! Nothing that failed is tried again: the server ends, and the next one recovers what
 //! is durable.
@@ -23,6 +24,7 @@ use crate::runtime::error::LoopError;
 use crate::runtime::metrics::Counters;
 use crate::runtime::server_loop::ServingSide;
 use crate::sync::CommitId;
+use crate::tree::Checkpoint;
 use crate::tree::Freed;
 use crate::tree::Left;
 use crate::tree::RedoBatch;
@@ -72,7 +74,8 @@ pub(super) struct Commits {
     jobs: SyncSender<Job>,
     done: Receiver<Done>,
     committer: JoinHandle<()>,
-    checkpoint: Option<JoinHandle<()>>,
+    checkpoints: SyncSender<Checkpoint>,
+    checkpointer: JoinHandle<()>,
     counts: Counts,
 }
 
@@ -87,12 +90,17 @@ impl Commits {
         // As many as can wait: one batch, and the end of one checkpoint.
         let (jobs, to_do) = sync_channel(2);
         let (tell, done) = sync_channel(1);
+        // One at most is under way.
+        let (checkpoints, to_write_back) = sync_channel(1);
         let committer = spawn("mapleaf-commit", move || commit_all(log, &to_do, &tell, &waker))?;
+        let freed = jobs.clone();
+        let checkpointer =
+            spawn("mapleaf-checkpoint", move || checkpoint_all(&to_write_back, &freed))?;
         let batch = || RedoBatch::with_capacity(BATCH_LEN - BATCH_HEAD);
         let last = tree.begin_staging(batch());
         let spare = Some(batch());
-        let (checkpoint, counts) = (None, Counts::default());
-        Ok(Commits { path, spare, last, jobs, done, committer, checkpoint, counts })
+        let counts = Counts::default();
+        Ok(Commits { path, spare, last, jobs, done, committer, checkpoints, checkpointer, counts })
     }
 
     /// Stores and acknowledges what has become durable, and sends on what was staged
@@ -128,7 +136,8 @@ impl Commits {
     pub(super) fn end(self, tree: &mut TreeLeaves) {
         tree.end_staging();
         // A thread that panicked has said so.
-        let _ = self.checkpoint.map(JoinHandle::join);
+        drop(self.checkpoints);
+        let _ = self.checkpointer.join();
         drop((self.jobs, self.done));
         let _ = self.committer.join();
     }
@@ -173,7 +182,7 @@ impl Commits {
         batch.clear();
         self.spare = Some(batch);
         if let Some(left) = left {
-            self.checkpoint(left, tree.tree())?;
+            self.checkpoint(left, tree.tree());
         }
         side.committed(self.last, tree);
         Ok(())
@@ -181,17 +190,13 @@ impl Commits {
 
     /// Begins to write the tree back, so that a half of the log can be used again. The
     /// one before is over: its half was turned to only then.
-    fn checkpoint(&mut self, left: Left, tree: &Tree) -> Result<(), LoopError> {
-        let _ = self.checkpoint.take().map(JoinHandle::join);
+    fn checkpoint(&mut self, left: Left, tree: &Tree) {
         let Some(checkpoint) = tree.checkpoint(left) else {
             unreachable!("every batch before the one just stored is stored");
         };
-        let jobs = self.jobs.clone();
-        self.checkpoint = Some(spawn("mapleaf-checkpoint", move || {
-            let _ = jobs.send(Job::Checkpointed(checkpoint.run()));
-        })?);
+        // A thread that has ended shows by a log that gets no room.
+        let _ = self.checkpoints.send(checkpoint);
         self.counts.checkpoints += 1;
-        Ok(())
     }
 
     fn failed(&self) -> LoopError {
@@ -232,6 +237,13 @@ fn commit_all(mut log: RedoLog, jobs: &Receiver<Job>, tell: &SyncSender<Done>, w
             return;
         }
         waker.wake();
+    }
+}
+
+/// The thread that writes the tree back: ends when the loop has gone.
+fn checkpoint_all(checkpoints: &Receiver<Checkpoint>, jobs: &SyncSender<Job>) {
+    while let Ok(checkpoint) = checkpoints.recv() {
+        let _ = jobs.send(Job::Checkpointed(checkpoint.run()));
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use mapleaf::runtime::Changes;
+use mapleaf::runtime::Durability;
 use mapleaf::runtime::MirrorOptions;
 
 use super::support::proxy::Proxy;
@@ -39,9 +40,10 @@ fn reports_wanted() -> u64 {
 }
 
 /// A server, three mirrors of it, a relay with a mirror behind it, two devices.
-fn steady(name: &str, period: Duration, loss: f64) {
+fn steady(name: &str, period: Duration, loss: f64, durability: Durability) {
     let site = Site::new();
-    let server = world::serve(world::create(site.path("tree"), SCHEMA), world::every(period));
+    let tree = world::create(site.path("tree"), SCHEMA);
+    let server = world::serve_with(tree, world::every(period), durability);
     let weather = Weather { loss, duplicate: loss / 4.0, reorder: loss / 2.0, seed: 11 };
     let (front, path) = (server.address(), Proxy::start(server.address(), weather).unwrap());
     let upstream = if loss > 0.0 { path.address() } else { front };
@@ -95,6 +97,10 @@ fn steady(name: &str, period: Duration, loss: f64) {
         assert_eq!(count, 0, "{name} allocates, first here:\n{first}");
     }
     assert!(told > 0, "an observer is told of changes");
+    if durability == Durability::Power {
+        let checkpoints = counters[0].value("redo", "checkpoints").unwrap();
+        assert!(checkpoints >= 2, "{checkpoints} checkpoints: too few reports to fill the log");
+    }
     if loss > 0.0 {
         let repaired = counters[1].value("client", "leaves_repaired").unwrap();
         assert!(repaired > 0, "a path that loses makes REQUESTs");
@@ -116,20 +122,37 @@ fn warm_up(loops: &[Running], devices: &[Reports]) {
 
 #[test]
 fn a_loop_with_a_period_allocates_nothing() {
-    steady("period 20 ms", Duration::from_millis(20), 0.0);
+    steady("period 20 ms", Duration::from_millis(20), 0.0, Durability::Process);
 }
 
 #[test]
 fn a_loop_without_a_period_allocates_nothing() {
-    steady("period 0", Duration::ZERO, 0.0);
+    steady("period 0", Duration::ZERO, 0.0, Durability::Process);
 }
 
 #[test]
 fn a_loop_with_a_period_allocates_nothing_at_five_percent_loss() {
-    steady("period 20 ms, 5 % loss", Duration::from_millis(20), 0.05);
+    steady("period 20 ms, 5 % loss", Duration::from_millis(20), 0.05, Durability::Process);
 }
 
 #[test]
 fn a_loop_without_a_period_allocates_nothing_at_five_percent_loss() {
-    steady("period 0, 5 % loss", Duration::ZERO, 0.05);
+    steady("period 0, 5 % loss", Duration::ZERO, 0.05, Durability::Process);
+}
+
+#[test]
+fn a_loop_that_survives_power_loss_allocates_nothing() {
+    let period = Duration::from_millis(20);
+    steady("period 20 ms, durable", period, 0.0, Durability::Power);
+}
+
+#[test]
+fn a_loop_without_a_period_that_survives_power_loss_allocates_nothing() {
+    steady("period 0, durable", Duration::ZERO, 0.0, Durability::Power);
+}
+
+#[test]
+fn a_loop_that_survives_power_loss_allocates_nothing_at_five_percent_loss() {
+    let period = Duration::from_millis(20);
+    steady("period 20 ms, 5 % loss, durable", period, 0.05, Durability::Power);
 }

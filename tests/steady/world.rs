@@ -20,6 +20,7 @@ use mapleaf::runtime::Board;
 use mapleaf::runtime::Changes;
 use mapleaf::runtime::Control;
 use mapleaf::runtime::Counters;
+use mapleaf::runtime::Durability;
 use mapleaf::runtime::MirrorObserver;
 use mapleaf::runtime::MirrorOptions;
 use mapleaf::runtime::RelayOptions;
@@ -138,8 +139,18 @@ pub(crate) fn every(period: Duration) -> ReloadableConfig {
 
 /// A server of a tree.
 pub(crate) fn serve(tree: PathBuf, config: ReloadableConfig) -> Running {
+    serve_with(tree, config, Durability::Process)
+}
+
+/// A server of a tree whose reports survive what `durability` says.
+pub(crate) fn serve_with(
+    tree: PathBuf,
+    config: ReloadableConfig,
+    durability: Durability,
+) -> Running {
     Running::start("server", true, move |control, _, ready| {
         let mut options = ServeOptions::new(tree);
+        options.durability = durability;
         options.live.store(Arc::new(config));
         options.on_ready = on_ready(ready);
         mapleaf::runtime::serve(options, control).expect("it serves").counters
