@@ -15,6 +15,7 @@
 //! at `trace` alone, numbers to [`Counters`].
 
 mod adapter;
+mod alarm;
 mod clock;
 mod commits;
 mod control;

@@ -96,7 +96,7 @@ impl World {
         let tree = folder.path().join("server");
         create(common, &tree)?;
         let orders = Arc::<Orders>::default();
-        let load = Load::new(Arc::clone(&orders), serving.batch, common.waiting(), common.size);
+        let load = Load::new(Arc::clone(&orders), serving.batch, common.size);
         let mut options = ServeOptions::new(&tree);
         let (tell, told) = mpsc::channel();
         options.datagram_size = common.datagram_size;
