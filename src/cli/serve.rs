@@ -13,6 +13,7 @@ use mapleaf::runtime;
 use mapleaf::runtime::Control;
 use mapleaf::runtime::Durability;
 use mapleaf::runtime::ReloadableConfig;
+use mapleaf::runtime::SENDERS_MAX;
 use mapleaf::runtime::ServeOptions;
 use mapleaf::runtime::Waiting;
 use mapleaf::tree::Damaged;
@@ -39,6 +40,10 @@ pub(crate) struct ServeArgs {
     /// Poll without sleeping: lowest latency, one core busy
     #[arg(long, env = "MAPLEAF_BUSY_POLL", value_parser = BoolishValueParser::new())]
     busy_poll: bool,
+    /// Threads that send beside the loop, for many clients and spare cores
+    #[arg(long, env = "MAPLEAF_SENDERS", value_name = "N", default_value = "0",
+        value_parser = clap::value_parser!(u32).range(0..=SENDERS_MAX as i64))]
+    senders: u32,
     /// What an acknowledged report survives: the death of the process, or power loss as
     /// well (a redo log beside the tree; reports wait for the disk)
     #[arg(long, env = "MAPLEAF_DURABILITY", value_enum, default_value_t = Survives::Process,
@@ -69,6 +74,7 @@ impl ServeArgs {
         options.listen = self.listen.resolve().context("--listen")?;
         options.datagram_size = self.serving.datagram_size;
         options.waiting = if self.busy_poll { Waiting::Spin } else { Waiting::Sleep };
+        options.senders = self.senders as usize;
         options.durability = match self.durability {
             Survives::Process => Durability::Process,
             Survives::Power => Durability::Power,

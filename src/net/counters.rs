@@ -42,6 +42,21 @@ impl Counters {
     }
 }
 
+/// Sums of what several handles of one socket counted.
+impl AddAssign for Counters {
+    fn add_assign(&mut self, other: Counters) {
+        self.datagrams_sent += other.datagrams_sent;
+        self.bytes_sent += other.bytes_sent;
+        self.datagrams_received += other.datagrams_received;
+        self.bytes_received += other.bytes_received;
+        self.would_block += other.would_block;
+        self.send_errors += other.send_errors;
+        self.truncated += other.truncated;
+        self.gso_fallbacks += other.gso_fallbacks;
+        self.queue_drops += other.queue_drops;
+    }
+}
+
 /// Datagrams that an error kept from leaving, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

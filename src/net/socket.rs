@@ -90,6 +90,25 @@ impl UdpSocket {
         })
     }
 
+    /// Another handle of the same socket, for another thread to send with: port, buffers
+    /// and peers are shared, counters begin at zero. The kernel lets several threads
+    /// send on one UDP socket without a lock between them.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptors left.
+    pub fn try_clone(&self) -> io::Result<UdpSocket> {
+        Ok(UdpSocket {
+            inner: self.inner.try_clone()?,
+            gso: self.gso,
+            gro: self.gro,
+            queue_drops: self.queue_drops,
+            arrays: Default::default(),
+            counters: Counters::default(),
+            drops_seen: 0,
+        })
+    }
+
     /// Makes `address` the only peer: others are no longer heard, and an ICMP
     /// answer becomes an error of the socket.
     ///

@@ -108,6 +108,9 @@ pub enum LoopError {
         /// What failed.
         source: WriteError,
     },
+    /// A thread that sends has panicked, by a defect of this program; it said where.
+    #[error("a thread that sends has ended by a panic")]
+    Sender,
     /// Something that the loop needs is not to be had.
     #[error("cannot {what}: {source}")]
     System {

@@ -232,6 +232,52 @@ fn what_a_device_reports_is_in_the_replica_s_file() {
 }
 
 #[test]
+fn threads_that_send_leave_a_replica_equal() {
+    let mut site = Site::new(300);
+    let config = ReloadableConfig { period: Duration::from_millis(5), ..Default::default() };
+    let live = Arc::new(ArcSwap::from_pointee(config));
+    let options = ServeOptions { senders: 2, live, ..ServeOptions::new(site.path("server")) };
+    let (address, server) = serve_with(options);
+    let seen: [Seen; 3] = Default::default();
+    let replica = |seen: &Seen| mirror_with(MirrorOptions::new(address), seen);
+    let replicas = seen.each_ref().map(replica);
+    site.report(address, 1, 2_000);
+    for one in &seen {
+        wait_until("a replica is equal", || one.equals(&site.model));
+    }
+    replicas.into_iter().for_each(|replica| assert!(replica.end().unwrap().status.in_sync));
+    let counters = server.end().unwrap().counters;
+    let value = |part, name| counters.value(part, name).unwrap();
+    assert_eq!(value("senders", "threads"), 2);
+    // Whatever the threads send is counted with the socket.
+    let events = value("server", "events");
+    assert!(events > 0 && value("socket", "datagrams_sent") >= 3 * events);
+    assert!(value("senders", "handed_over") > 0);
+}
+
+#[test]
+fn a_server_whose_sender_panics_ends_and_says_so() {
+    let site = Site::new(20);
+    let (tell, told) = mpsc::channel();
+    let mut options = ServeOptions::new(site.path("server"));
+    options.senders = 2;
+    options.on_ready = Some(Box::new(move |address| {
+        crate::runtime::senders::injected::break_next();
+        tell.send(address).unwrap();
+    }));
+    let server = Running::start(move |control| serve(options, control));
+    let address = told.recv_timeout(WATCHDOG).unwrap();
+    let mirror = mirror_with(MirrorOptions::new(address), &Seen::default());
+    let error = server.join().unwrap_err();
+    assert!(matches!(error, ServeError::Loop(LoopError::Sender)), "{error}");
+    mirror.end().unwrap();
+    // The tree was closed in good order, and is free.
+    let how = OpenOptions { role: TreeRole::Server, damaged: Damaged::Refuse, unix_s: 0 };
+    let (_, recovery) = Tree::open(&site.path("server"), how).unwrap();
+    assert_eq!(recovery.ending, crate::tree::Ending::Clean);
+}
+
+#[test]
 fn a_relay_of_a_relay_is_equal_too() {
     let mut site = Site::new(500);
     let (address, server) = serve_file(&site.path("server"), any_port());

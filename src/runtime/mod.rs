@@ -22,19 +22,25 @@ mod control;
 mod error;
 mod feed;
 mod growth;
+mod handover;
 mod journal;
 mod keeper;
 mod lookout;
 mod metrics;
 mod mirror;
 mod mirror_core;
+#[cfg(all(loom, test))]
+mod models;
 mod observer;
 mod options;
+#[cfg_attr(all(loom, test), path = "models/order.rs")]
+mod order;
 mod outlet;
 mod poll;
 mod relay;
 mod reporter;
 mod ring;
+mod senders;
 mod serve;
 mod server_loop;
 
@@ -73,6 +79,7 @@ pub use options::RING_SIZE_DEFAULT;
 pub use options::RelayOptions;
 pub use options::ReloadableConfig;
 pub use options::ReporterOptions;
+pub use options::SENDERS_MAX;
 pub use options::ServeOptions;
 pub use options::Waiting;
 pub use reporter::Refusal;

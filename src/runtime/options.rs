@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
 use crate::runtime::feed::Feed;
+use crate::runtime::handover::LANES_MAX;
 use crate::sync::Prefix;
 use crate::tree::Damaged;
 
@@ -30,6 +31,9 @@ pub const RECEIVE_BUFFER_DEFAULT: usize = 4 << 20;
 /// Send buffer asked for: a device's queue that is full for a moment fills it, and
 /// what finds no room is lost.
 pub(super) const SEND_BUFFER: usize = 4 << 20;
+
+/// Most threads that send: each needs a core to be of use.
+pub const SENDERS_MAX: usize = LANES_MAX;
 
 /// How a loop waits for what comes next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,6 +113,9 @@ pub struct ServeOptions {
     pub ring_size: usize,
     /// Receive buffer to ask for, in bytes.
     pub receive_buffer: usize,
+    /// Threads that send EVENTs beside the loop, at most [`SENDERS_MAX`]; with none the
+    /// loop sends them itself.
+    pub senders: usize,
     /// What a reload changes. Others may read it, and see what is in force.
     pub live: Arc<ArcSwap<ReloadableConfig>>,
     /// Called when the server takes datagrams.
@@ -129,6 +136,7 @@ impl ServeOptions {
             damaged: Damaged::Refuse,
             ring_size: RING_SIZE_DEFAULT,
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
+            senders: 0,
             live: Arc::default(),
             on_ready: None,
             feed: None,

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use tracing::Level;
 use tracing::trace;
+use zerocopy::FromBytes;
 
 use crate::layout::DataLocId;
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
@@ -19,12 +20,16 @@ use crate::net::Destinations;
 use crate::net::MESSAGE_LEN_MAX;
 use crate::net::Segments;
 use crate::net::UdpSocket;
+use crate::runtime::control::Stop;
 use crate::runtime::metrics::Counters;
 use crate::runtime::options::ARENA_SIZE;
 use crate::runtime::ring::Batch;
 use crate::runtime::ring::EventRing;
+use crate::runtime::ring::RingCounters;
+use crate::runtime::senders::Senders;
 use crate::sync::Recipients;
 use crate::sync::Transmit;
+use crate::wire::Header;
 use crate::wire::LeafSource;
 use crate::wire::Pretty;
 
@@ -100,8 +105,17 @@ pub(super) struct Outlet {
 
 #[derive(Debug)]
 struct Memory {
-    ring: EventRing,
+    events: Events,
     arena: EventRing,
+}
+
+/// How EVENTs leave.
+#[derive(Debug)]
+enum Events {
+    /// The loop sends them itself.
+    Own(EventRing),
+    /// Threads of their own do.
+    Handed(Senders),
 }
 
 impl Outlet {
@@ -115,10 +129,46 @@ impl Outlet {
     /// # Errors
     /// There is no memory for the ring.
     pub(super) fn of_server(socket: UdpSocket, ring_size: usize) -> io::Result<Outlet> {
-        let ring = EventRing::new(ring_size)?;
+        let events = Events::Own(EventRing::new(ring_size)?);
         let arena = EventRing::new(ARENA_SIZE)?;
-        let memory = Some(Memory { ring, arena });
+        let memory = Some(Memory { events, arena });
         Ok(Outlet { socket, memory, gathered: Gathered::with_room() })
+    }
+
+    /// Lets so many threads send the EVENTs of a server, from a ring of their own.
+    ///
+    /// # Errors
+    /// There is no memory, no descriptor, or no thread to be had.
+    pub(super) fn start_senders(
+        &mut self,
+        count: usize,
+        ring_size: usize,
+        waker: &Stop,
+    ) -> io::Result<()> {
+        let memory = self.memory.as_mut().expect("only a server has senders");
+        memory.events = Events::Handed(Senders::start(&self.socket, count, ring_size, waker)?);
+        Ok(())
+    }
+
+    /// Whether a thread that sends has panicked.
+    pub(super) fn has_panicked(&self) -> bool {
+        self.senders().is_some_and(Senders::has_panicked)
+    }
+
+    /// Whether the threads that send are so far behind that a period should wait. It
+    /// does then, and is counted.
+    pub(super) fn puts_off(&mut self) -> bool {
+        match &mut self.memory {
+            Some(Memory { events: Events::Handed(senders), .. }) => senders.puts_off(),
+            _ => false,
+        }
+    }
+
+    fn senders(&self) -> Option<&Senders> {
+        match &self.memory {
+            Some(Memory { events: Events::Handed(senders), .. }) => Some(senders),
+            _ => None,
+        }
     }
 
     /// Takes one plan: small datagrams wait for [`Outlet::flush`], all others are sent.
@@ -154,9 +204,14 @@ impl Outlet {
 
     /// Adds what socket and ring count.
     pub(super) fn count(&self, parts: OutletParts, counters: &mut Counters) {
-        counters.add_socket(parts.socket, &self.socket.counters());
+        let mut socket = self.socket.counters();
+        if let Some(senders) = self.senders() {
+            senders.add_sent(&mut socket);
+            senders.count(counters);
+        }
+        counters.add_socket(parts.socket, &socket);
         if let Some(memory) = &self.memory {
-            counters.add(parts.ring, memory.ring.counters().entries());
+            counters.add(parts.ring, memory.events.counters().entries());
             counters.add(parts.arena, memory.arena.counters().entries());
         }
     }
@@ -171,15 +226,33 @@ impl Outlet {
 
     fn send_shared(&mut self, to: &[SocketAddr], datagram: &[u8]) {
         trace_out(datagram);
+        if let Some(Memory { events: Events::Handed(senders), .. }) = &mut self.memory {
+            // Behind the EVENTs of its view: it tells their number.
+            let view = Header::ref_from_prefix(datagram).map_or(0, |(head, _)| head.channel.get());
+            senders.send_shared(view, to, datagram);
+            return;
+        }
         let segments = Segments::new(datagram, datagram.len().max(1));
         self.socket.send_segments(Destinations::Each(to), segments);
     }
 
     fn send_leaves(&mut self, to: Recipients<'_>, batch: Batch<'_>, source: &impl LeafSource) {
         let memory = self.memory.as_mut().expect("only a server sends leaves of a tree");
-        let (ring, destinations) = match to {
-            Recipients::All(addresses) => (&mut memory.ring, Destinations::Each(addresses)),
-            Recipients::One(_) | Recipients::Peer => (&mut memory.arena, destinations(&to)),
+        let (ring, destinations) = match (&mut memory.events, to) {
+            (Events::Handed(senders), Recipients::All(addresses)) => {
+                return senders.send_shared_leaves(addresses, batch, source);
+            }
+            // A RESPONSE tells the number of the last EVENT: one that came before that
+            // EVENT would be taken for the news of a loss.
+            (Events::Handed(senders), Recipients::One(address))
+                if !senders.is_idle_for(address) =>
+            {
+                return senders.send_leaves_to(address, batch, source);
+            }
+            (Events::Own(ring), Recipients::All(addresses)) => {
+                (ring, Destinations::Each(addresses))
+            }
+            (_, Recipients::One(_) | Recipients::Peer) => (&mut memory.arena, destinations(&to)),
         };
         let socket = &mut self.socket;
         ring.lay_out(batch, source, |bytes| {
@@ -187,6 +260,15 @@ impl Outlet {
             let segments = Segments::new(bytes, batch.segment);
             socket.send_segments(destinations, segments);
         });
+    }
+}
+
+impl Events {
+    fn counters(&self) -> &RingCounters {
+        match self {
+            Events::Own(ring) => ring.counters(),
+            Events::Handed(senders) => senders.ring(),
+        }
     }
 }
 
@@ -203,7 +285,7 @@ pub(super) struct OutletParts {
 }
 
 /// One line a datagram, for those who ask for it.
-fn trace_out(datagram: &[u8]) {
+pub(super) fn trace_out(datagram: &[u8]) {
     if tracing::enabled!(Level::TRACE) {
         trace!("out {}", Pretty(datagram));
     }

@@ -41,12 +41,12 @@ pub(super) struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// The parts that are laid out and sent one after the other.
-    fn pieces(self, len_max: usize) -> impl Iterator<Item = Batch<'a>> {
+    pub(super) fn pieces(self, len_max: usize) -> impl Iterator<Item = Batch<'a>> {
         let per_piece = (len_max / self.segment.max(1)).max(1);
         self.packets.chunks(per_piece).map(move |packets| Batch { packets, ..self })
     }
 
-    fn leaf_count(&self) -> u64 {
+    pub(super) fn leaf_count(&self) -> u64 {
         self.packets.iter().map(|packet| packet.leaves.len() as u64).sum()
     }
 }
@@ -137,7 +137,7 @@ impl EventRing {
 }
 
 /// Lays the datagrams out, pads all but the last, and says how many bytes they take.
-fn lay_out_piece(piece: Batch<'_>, source: &impl LeafSource, place: &mut [u8]) -> usize {
+pub(super) fn lay_out_piece(piece: Batch<'_>, source: &impl LeafSource, place: &mut [u8]) -> usize {
     let mut used = 0;
     let segments = place.chunks_exact_mut(piece.segment);
     for (left, (packet, segment)) in

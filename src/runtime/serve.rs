@@ -28,6 +28,7 @@ use crate::runtime::metrics::Counters;
 use crate::runtime::options::Durability;
 use crate::runtime::options::OnReady;
 use crate::runtime::options::ReloadableConfig;
+use crate::runtime::options::SENDERS_MAX;
 use crate::runtime::options::ServeOptions;
 use crate::runtime::options::Waiting;
 use crate::runtime::poll::Poller;
@@ -91,8 +92,12 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
     let clock = Clock::start();
     let (size, start) = (listen.datagram_size, end_of_period(&tree));
     let start = (start, &mut tree);
-    let side = ServingSide::new(outlet, Arc::clone(&live), kind, size, clock, start)?;
+    let mut side = ServingSide::new(outlet, Arc::clone(&live), kind, size, clock, start)?;
     info!("{}: life {life}, {}", options.tree.display(), leaves(tree.leaf_count()));
+    if options.senders > 0 {
+        let count = options.senders.min(SENDERS_MAX);
+        side.start_senders(count, options.ring_size, &control.stop_handle())?;
+    }
     let durability = options.durability;
     let feeding = options.feed.map(Feeding::new);
     let mut serving =
@@ -275,6 +280,7 @@ impl Serving {
                 commits.turn(&mut self.side, &mut self.tree)?;
                 self.side.tell_news(end_of_period(&self.tree), &mut self.tree);
             }
+            self.side.check_senders()?;
             lookout.look(self.clock.now(), self.tree.tree())?;
             journal.keep(self.clock.now(), |counters| self.count(counters));
         }

@@ -28,6 +28,7 @@ use crate::runtime::clock::OsRandom;
 use crate::runtime::clock::STRIDE;
 use crate::runtime::clock::Turn;
 use crate::runtime::clock::cookie_mac;
+use crate::runtime::control::Stop;
 use crate::runtime::error::LoopError;
 use crate::runtime::metrics::Counters;
 use crate::runtime::options::ReloadableConfig;
@@ -71,6 +72,11 @@ pub(super) const RELAY: Parts = Parts {
 /// A period of no length ends when the input is drained. Where it never is, one ends
 /// after this: a tenth of what people notice, and time for a thousand REPORTs.
 const INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+/// A period waits so often for [`INTERVAL_MIN`] at most while the threads that send are
+/// behind. Its changes are conflated meanwhile, which is better than to drop them; but
+/// a machine that has no time for them at all still hears of the period.
+const LATE_MAX: u32 = 100;
 
 /// Where and how a server listens.
 #[derive(Clone, Copy, Debug)]
@@ -147,6 +153,8 @@ pub(super) struct ServingSide {
     datagram_size: usize,
     period: Duration,
     next_tick: Time,
+    /// Times that the period under way was put off.
+    late: u32,
     last_source: SourceState,
     /// Datagrams that the receive buffer may hold: after so many, all that lay in it
     /// when a turn began has been read.
@@ -175,6 +183,7 @@ impl ServingSide {
             batch: RecvBatch::default(),
             live,
             next_tick: clock.now(),
+            late: 0,
             last_source: end.source,
             clock,
             parts,
@@ -202,7 +211,7 @@ impl ServingSide {
     /// When the next turn is due though no datagram comes.
     pub(super) fn deadline(&self) -> Time {
         let timeout = self.server.poll_timeout();
-        let tick = (!self.period.is_zero()).then_some(self.next_tick);
+        let tick = (!self.period.is_zero() || self.late > 0).then_some(self.next_tick);
         // Neither is there while nobody listens and ticks are made by changes.
         timeout.into_iter().chain(tick).min().unwrap_or(Time(u64::MAX))
     }
@@ -241,6 +250,9 @@ impl ServingSide {
         if now < self.next_tick {
             return;
         }
+        if self.puts_off(now) {
+            return;
+        }
         let interval = self.period.max(INTERVAL_MIN);
         // On a grid, so that periods do not drift; one that was missed is left out.
         let next = self.next_tick.after(interval);
@@ -267,6 +279,23 @@ impl ServingSide {
         self.server.handle_committed(commit);
         self.drain(tree);
         self.outlet.flush();
+    }
+
+    /// Lets so many threads send the EVENTs. `waker` wakes the loop when one panics.
+    pub(super) fn start_senders(
+        &mut self,
+        count: usize,
+        ring_size: usize,
+        waker: &Stop,
+    ) -> Result<(), LoopError> {
+        let started = self.outlet.start_senders(count, ring_size, waker);
+        started.map_err(LoopError::system("start threads that send"))
+    }
+
+    /// # Errors
+    /// A thread that sends has panicked.
+    pub(super) fn check_senders(&self) -> Result<(), LoopError> {
+        if self.outlet.has_panicked() { Err(LoopError::Sender) } else { Ok(()) }
     }
 
     /// Takes over the configuration that is in force now.
@@ -324,8 +353,22 @@ impl ServingSide {
     /// The input is drained: periods of no length end now.
     fn tick_on_change(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
         if self.period.is_zero() && self.has_news(end, tree) {
-            self.end_period(self.clock.now(), end, tree);
+            let now = self.clock.now();
+            if !self.puts_off(now) {
+                self.end_period(now, end, tree);
+            }
         }
+    }
+
+    /// Puts the end of the period off if the threads that send are behind.
+    fn puts_off(&mut self, now: Time) -> bool {
+        if self.late < LATE_MAX && self.outlet.puts_off() {
+            self.late += 1;
+            self.next_tick = now.after(INTERVAL_MIN);
+            return true;
+        }
+        self.late = 0;
+        false
     }
 
     fn has_news(&self, end: PeriodEnd, tree: &TreeLeaves) -> bool {

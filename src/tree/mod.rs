@@ -30,7 +30,7 @@ mod map;
 mod mapped;
 pub(crate) mod mishap;
 #[cfg(all(loom, test))]
-mod models;
+pub(crate) mod models;
 mod names;
 mod open;
 #[cfg_attr(all(loom, test), path = "models/order.rs")]

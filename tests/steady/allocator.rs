@@ -14,17 +14,27 @@ use std::alloc::System;
 use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::thread;
 
 #[global_allocator]
 static ALLOCATOR: Bookkeeper = Bookkeeper;
 
 thread_local! {
     static LEDGER: Cell<Option<&'static Ledger>> = const { Cell::new(None) };
+    /// Whether this thread is asked for its name, or entered because of it.
+    static IS_ASKED: Cell<bool> = const { Cell::new(false) };
 }
+
+/// What all threads allocate that a server sends with.
+static SENDERS: OnceLock<&'static Ledger> = OnceLock::new();
+
+/// How a server calls them.
+const SENDERS_NAME: &str = "mapleaf-send-";
 
 /// What a thread allocated.
 #[derive(Default)]
@@ -43,6 +53,11 @@ impl Ledger {
     /// A ledger that is never freed: a thread may end whenever it likes.
     pub(crate) fn new() -> &'static Ledger {
         Box::leak(Box::default())
+    }
+
+    /// That of all threads of the process that servers send with.
+    pub(crate) fn of_senders() -> &'static Ledger {
+        SENDERS.get_or_init(Ledger::new)
     }
 
     /// Lets this thread be entered.
@@ -107,9 +122,28 @@ fn place() -> String {
 /// entered.
 fn enter(entry: impl FnOnce(&Ledger)) {
     // A thread that ends has no ledger any more.
-    let Ok(Some(ledger)) = LEDGER.try_with(Cell::take) else { return };
-    entry(ledger);
-    let _ = LEDGER.try_with(|open| open.set(Some(ledger)));
+    match LEDGER.try_with(Cell::take) {
+        Ok(Some(ledger)) => {
+            entry(ledger);
+            let _ = LEDGER.try_with(|open| open.set(Some(ledger)));
+        }
+        Ok(None) => enter_sender(entry),
+        Err(_) => {}
+    }
+}
+
+/// Enters something in the ledger of the senders, if it is counting and this thread is
+/// one of them. They run in the server, so they cannot open a ledger themselves.
+fn enter_sender(entry: impl FnOnce(&Ledger)) {
+    let Some(ledger) = SENDERS.get() else { return };
+    let is_counting = ledger.is_counting.load(Ordering::Relaxed);
+    if !is_counting || !matches!(IS_ASKED.try_with(|asked| asked.replace(true)), Ok(false)) {
+        return;
+    }
+    if thread::current().name().is_some_and(|name| name.starts_with(SENDERS_NAME)) {
+        entry(ledger);
+    }
+    let _ = IS_ASKED.try_with(|asked| asked.set(false));
 }
 
 struct Bookkeeper;

@@ -12,6 +12,7 @@ use mapleaf::runtime::Changes;
 use mapleaf::runtime::Durability;
 use mapleaf::runtime::MirrorOptions;
 
+use super::allocator::Ledger;
 use super::support::proxy::Proxy;
 use super::support::proxy::Weather;
 use super::support::trees::Site;
@@ -41,9 +42,18 @@ fn reports_wanted() -> u64 {
 
 /// A server, three mirrors of it, a relay with a mirror behind it, two devices.
 fn steady(name: &str, period: Duration, loss: f64, durability: Durability) {
+    steady_with(name, period, loss, durability, 0);
+}
+
+/// The same, with so many threads of the server's that send.
+fn steady_with(name: &str, period: Duration, loss: f64, durability: Durability, senders: usize) {
     let site = Site::new();
     let tree = world::create(site.path("tree"), SCHEMA);
-    let server = world::serve_with(tree, world::every(period), durability);
+    let _alone = (senders > 0).then(world::alone_with_senders);
+    let sending = (senders > 0).then(Ledger::of_senders);
+    let server = world::serve_with(tree, world::every(period), move |options| {
+        (options.durability, options.senders) = (durability, senders);
+    });
     let weather = Weather { loss, duplicate: loss / 4.0, reorder: loss / 2.0, seed: 11 };
     let (front, path) = (server.address(), Proxy::start(server.address(), weather).unwrap());
     let upstream = if loss > 0.0 { path.address() } else { front };
@@ -72,14 +82,16 @@ fn steady(name: &str, period: Duration, loss: f64, durability: Durability) {
         Reports::start(upstream, FEW, 200, Duration::from_micros(200)),
     ];
     warm_up(&loops, &devices);
-    loops.iter().for_each(|one| one.ledger.begin());
+    let ledgers = || loops.iter().map(|one| (one.name.as_str(), one.ledger));
+    let ledgers = || ledgers().chain(sending.map(|ledger| ("threads that send", ledger)));
+    ledgers().for_each(|(_, ledger)| ledger.begin());
     let (begun, before) = (Instant::now(), devices.each_ref().map(Reports::acknowledged));
     let wanted = reports_wanted();
     wait_until("the reports pass", || {
         let passed = |(device, before): (&Reports, u64)| device.acknowledged() >= before + wanted;
         begun.elapsed() >= MEASURED_MIN && devices.iter().zip(before).all(passed)
     });
-    let found: Vec<_> = loops.iter().map(|one| (one.name.clone(), one.ledger.end())).collect();
+    let found: Vec<_> = ledgers().map(|(name, ledger)| (name.to_owned(), ledger.end())).collect();
     let reported =
         devices.iter().map(Reports::acknowledged).sum::<u64>() - before.iter().sum::<u64>();
     drop(devices);
@@ -100,6 +112,9 @@ fn steady(name: &str, period: Duration, loss: f64, durability: Durability) {
     if durability == Durability::Power {
         let checkpoints = counters[0].value("redo", "checkpoints").unwrap();
         assert!(checkpoints >= 2, "{checkpoints} checkpoints: too few reports to fill the log");
+    }
+    if senders > 0 {
+        assert!(counters[0].value("senders", "handed_over").unwrap() > 0);
     }
     if loss > 0.0 {
         let repaired = counters[1].value("client", "leaves_repaired").unwrap();
@@ -155,4 +170,10 @@ fn a_loop_without_a_period_that_survives_power_loss_allocates_nothing() {
 fn a_loop_that_survives_power_loss_allocates_nothing_at_five_percent_loss() {
     let period = Duration::from_millis(20);
     steady("period 20 ms, 5 % loss, durable", period, 0.05, Durability::Power);
+}
+
+#[test]
+fn threads_that_send_allocate_nothing_nor_does_their_loop() {
+    let period = Duration::from_millis(20);
+    steady_with("period 20 ms, 2 senders, 5 % loss", period, 0.05, Durability::Process, 2);
 }

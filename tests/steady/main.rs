@@ -1,5 +1,6 @@
 //! What a running loop costs: no allocation once it is warm, one copy of a changed
-//! leaf for all clients of a view, and memory that what is read cannot blow up.
+//! leaf for all clients of a view, memory that what is read cannot blow up, and equal
+//! replicas behind threads that send.
 //!
 //! Loops, sockets, files and weather are real. Allocations are counted by thread.
 
@@ -16,4 +17,5 @@ mod allocator;
 mod copies;
 mod loops;
 mod memory;
+mod senders;
 mod world;

@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -20,7 +23,6 @@ use mapleaf::runtime::Board;
 use mapleaf::runtime::Changes;
 use mapleaf::runtime::Control;
 use mapleaf::runtime::Counters;
-use mapleaf::runtime::Durability;
 use mapleaf::runtime::MirrorObserver;
 use mapleaf::runtime::MirrorOptions;
 use mapleaf::runtime::RelayOptions;
@@ -35,6 +37,13 @@ use mapleaf::tree::Tree;
 
 use super::allocator::Ledger;
 use super::support::WATCHDOG;
+
+/// Held by a test whose server has threads that send: what those allocate is counted
+/// for the whole process.
+pub(crate) fn alone_with_senders() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A loop that runs in a thread.
 pub(crate) struct Running {
@@ -139,18 +148,18 @@ pub(crate) fn every(period: Duration) -> ReloadableConfig {
 
 /// A server of a tree.
 pub(crate) fn serve(tree: PathBuf, config: ReloadableConfig) -> Running {
-    serve_with(tree, config, Durability::Process)
+    serve_with(tree, config, |_| ())
 }
 
-/// A server of a tree whose reports survive what `durability` says.
+/// A server of a tree, with the options that `change` makes of the usual ones.
 pub(crate) fn serve_with(
     tree: PathBuf,
     config: ReloadableConfig,
-    durability: Durability,
+    change: impl FnOnce(&mut ServeOptions) + Send + 'static,
 ) -> Running {
     Running::start("server", true, move |control, _, ready| {
         let mut options = ServeOptions::new(tree);
-        options.durability = durability;
+        change(&mut options);
         options.live.store(Arc::new(config));
         options.on_ready = on_ready(ready);
         mapleaf::runtime::serve(options, control).expect("it serves").counters

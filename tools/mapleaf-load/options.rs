@@ -27,6 +27,10 @@ pub(crate) struct Common {
     /// Largest datagram payload
     #[arg(long, default_value = "1200", value_name = "SIZE", value_parser = parse::datagram_size)]
     pub(crate) datagram_size: usize,
+    /// Threads of the server that send beside its loop
+    #[arg(long, default_value_t = 0, value_name = "COUNT",
+        value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub(crate) senders: u32,
     /// Server and subscribers spin instead of sleeping
     #[arg(long)]
     pub(crate) busy_poll: bool,
@@ -75,6 +79,7 @@ impl Common {
             "size": self.size,
             "period_s": self.period.as_secs_f64(),
             "datagram_size": self.datagram_size,
+            "senders": self.senders,
             "busy_poll": self.busy_poll,
             "folder": self.folder(),
             "repetitions": self.repetitions,

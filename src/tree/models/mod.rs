@@ -149,7 +149,7 @@ impl Seen {
 }
 
 /// Runs every run of a model, and says how many there were.
-fn every_run(name: &str, model: impl Fn() + Send + Sync + 'static) {
+pub(crate) fn every_run(name: &str, model: impl Fn() + Send + Sync + 'static) {
     let runs = Arc::new(Mutex::new(0u64));
     let count = Arc::clone(&runs);
     let mut builder = loom::model::Builder::new();
