@@ -73,6 +73,7 @@ pub use options::RelayOptions;
 pub use options::ReloadableConfig;
 pub use options::ReporterOptions;
 pub use options::ServeOptions;
+pub use options::Transport;
 pub use options::Waiting;
 pub use reporter::Refusal;
 pub use reporter::Reporter;

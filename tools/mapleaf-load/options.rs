@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::Value;
 use serde_json::json;
 
+use mapleaf::runtime::Transport;
 use mapleaf::runtime::Waiting;
 
 use crate::parse;
@@ -27,6 +28,9 @@ pub(crate) struct Common {
     /// Largest datagram payload
     #[arg(long, default_value = "1200", value_name = "SIZE", value_parser = parse::datagram_size)]
     pub(crate) datagram_size: usize,
+    /// What the server's datagrams leave by; raw needs CAP_NET_RAW
+    #[arg(long, default_value = "udp", value_name = "udp|raw", value_parser = parse::transport)]
+    pub(crate) transport: Transport,
     /// Server and subscribers spin instead of sleeping
     #[arg(long)]
     pub(crate) busy_poll: bool,
@@ -76,6 +80,7 @@ impl Common {
             "period_s": self.period.as_secs_f64(),
             "datagram_size": self.datagram_size,
             "busy_poll": self.busy_poll,
+            "transport": format!("{:?}", self.transport).to_lowercase(),
             "folder": self.folder(),
             "repetitions": self.repetitions,
             "warm_up_s": self.warm_up.as_secs_f64(),

@@ -101,6 +101,7 @@ impl World {
         let (tell, told) = mpsc::channel();
         options.datagram_size = common.datagram_size;
         options.waiting = common.waiting();
+        options.transport = common.transport;
         options.feed = Some(Box::new(load));
         options.on_ready = Some(Box::new(move |address| {
             let _ = tell.send(address);
