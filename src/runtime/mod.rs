@@ -81,6 +81,7 @@ pub use options::ReloadableConfig;
 pub use options::ReporterOptions;
 pub use options::SENDERS_MAX;
 pub use options::ServeOptions;
+pub use options::Transport;
 pub use options::Waiting;
 pub use reporter::Refusal;
 pub use reporter::Reporter;

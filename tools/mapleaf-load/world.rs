@@ -102,6 +102,7 @@ impl World {
         options.datagram_size = common.datagram_size;
         options.waiting = common.waiting();
         options.senders = common.senders as usize;
+        options.transport = common.transport;
         options.feed = Some(Box::new(load));
         options.on_ready = Some(Box::new(move |address| {
             let _ = tell.send(address);
