@@ -48,7 +48,8 @@ struct Aeron {
 /// so that nothing is lost.
 pub fn sender(seat: &Seat) -> anyhow::Result<Box<dyn Sender>> {
     let client = connect(seat)?;
-    let channel = format!("aeron:udp?control=127.0.0.1:{}|control-mode=dynamic|fc=min", seat.port);
+    let channel =
+        format!("aeron:udp?control={}:{}|control-mode=dynamic|fc=min", seat.near(), seat.port);
     let publication = client
         .async_add_exclusive_publication(&CString::new(channel)?, STREAM)?
         .poll_blocking(PATIENCE)?;
@@ -75,8 +76,8 @@ pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
     replica.begin();
     let client = connect(seat)?;
     let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
-    let control = format!("control=127.0.0.1:{}|control-mode=dynamic", seat.port);
-    let channel = format!("aeron:udp?endpoint=127.0.0.1:{port}|{control}");
+    let control = format!("control={}:{}|control-mode=dynamic", seat.far(), seat.port);
+    let channel = format!("aeron:udp?endpoint={}:{port}|{control}", seat.near());
     let subscription = client
         .async_add_subscription(&CString::new(channel)?, STREAM, Handlers::NONE, Handlers::NONE)?
         .poll_blocking(PATIENCE)?;

@@ -20,20 +20,22 @@ use crate::job::Sender;
 const BUFFER: usize = 4 << 20;
 
 struct Bare {
+    host: Ipv4Addr,
     socket: UdpSocket,
     to: Vec<SocketAddr>,
 }
 
-fn socket() -> anyhow::Result<UdpSocket> {
+fn socket(host: Ipv4Addr) -> anyhow::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     socket.set_recv_buffer_size(BUFFER)?;
     socket.set_send_buffer_size(BUFFER)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.bind(&SocketAddr::from((host, 0)).into())?;
     Ok(socket.into())
 }
 
-pub fn sender(_: &Seat) -> anyhow::Result<Box<dyn Sender>> {
-    Ok(Box::new(Bare { socket: socket()?, to: Vec::new() }))
+pub fn sender(seat: &Seat) -> anyhow::Result<Box<dyn Sender>> {
+    let socket = socket(seat.near().parse()?)?;
+    Ok(Box::new(Bare { host: seat.far().parse()?, socket, to: Vec::new() }))
 }
 
 impl Sender for Bare {
@@ -47,13 +49,13 @@ impl Sender for Bare {
     fn look(&mut self, board: &Board) -> anyhow::Result<()> {
         let ports = (0..SUBSCRIBERS_MAX).map(|number| board.sub(number, Sub::Ready) as u16);
         let to = ports.filter(|port| *port > 0);
-        self.to = to.map(|port| (Ipv4Addr::LOCALHOST, port).into()).collect();
+        self.to = to.map(|port| (self.host, port).into()).collect();
         Ok(())
     }
 }
 
 pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
-    let socket = socket()?;
+    let socket = socket(seat.near().parse()?)?;
     socket.set_nonblocking(seat.spin)?;
     replica.begin();
     replica.ready(socket.local_addr()?.port());

@@ -19,6 +19,7 @@ use crate::Seat;
 use crate::board::Board;
 use crate::board::Sub;
 use crate::board::Word;
+use crate::link;
 
 /// What takes longer will not happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +41,7 @@ impl Duel {
         let board = Board::create(&seat.dir.join("board"))?;
         let mut duel = Duel { seat, board, broker: None, publisher: None, subscribers: Vec::new() };
         let seat = duel.seat.clone();
-        if let Some(command) = seat.rival.broker(&seat.dir, seat.port)? {
+        if let Some(command) = seat.rival.broker(&seat)? {
             duel.broker = Some(spawn(command, &seat)?);
             duel.wait_for_broker()?;
         }
@@ -50,12 +51,12 @@ impl Duel {
     }
 
     fn wait_for_broker(&mut self) -> anyhow::Result<()> {
-        let port = self.seat.port;
+        let (host, port) = (self.seat.near(), self.seat.port);
         let aeron = self.seat.dir.join("aeron").join("cnc.dat");
         let is_driver = self.seat.rival == crate::rival::Rival::Aeron;
         self.wait_for("the broker", |_| match is_driver {
             true => aeron.exists(),
-            false => TcpStream::connect(("127.0.0.1", port)).is_ok(),
+            false => TcpStream::connect((host, port)).is_ok(),
         })
     }
 
@@ -193,7 +194,7 @@ fn itself(task: &str, seat: &Seat) -> anyhow::Result<Command> {
 fn spawn(mut command: Command, seat: &Seat) -> anyhow::Result<Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(seat.dir.join("log"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-    command.env("CYCLONEDDS_URI", crate::rows::CYCLONE_SETTINGS);
+    command.env("CYCLONEDDS_URI", cyclone_settings(seat));
     // SAFETY: between fork and exec only prctl is called, which is safe there.
     unsafe {
         command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
@@ -203,6 +204,30 @@ fn spawn(mut command: Command, seat: &Seat) -> anyhow::Result<Child> {
     }
     let program = command.get_program().to_owned();
     command.spawn().with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// Unicast, the largest messages there are, buffers that hold a burst, and room for 66
+/// participants on a machine. Over the lossy link, packets of a network, and the link's far
+/// side as everybody's address.
+fn cyclone_settings(seat: &Seat) -> String {
+    let (interface, size, fragment, external) = match seat.lossy {
+        true => {
+            let far = link::FAR;
+            let external = format!("<ExternalNetworkAddress>{far}</ExternalNetworkAddress>");
+            (link::NAME, "1400B", "1300B", external)
+        }
+        false => ("lo", "65500B", "64000B", String::new()),
+    };
+    format!(
+        "<CycloneDDS><Domain><General><Interfaces><NetworkInterface name=\"{interface}\"/>\
+         </Interfaces><AllowMulticast>false</AllowMulticast>{external}\
+         <MaxMessageSize>{size}</MaxMessageSize><FragmentSize>{fragment}</FragmentSize></General>\
+         <Discovery><ParticipantIndex>auto</ParticipantIndex>\
+         <MaxAutoParticipantIndex>100</MaxAutoParticipantIndex>\
+         <Peers><Peer Address=\"{}\"/></Peers></Discovery><Internal>\
+         <SocketReceiveBufferSize min=\"default\" max=\"4MB\"/></Internal></Domain></CycloneDDS>",
+        seat.far()
+    )
 }
 
 /// User and system time in hundredths of a second.

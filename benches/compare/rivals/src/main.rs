@@ -9,6 +9,7 @@ mod board;
 mod cyclone;
 mod duel;
 mod job;
+mod link;
 mod mqtt;
 mod nats;
 mod redis;
@@ -46,13 +47,16 @@ pub struct Seat {
     /// Each value has to leave at once.
     pub hurry: bool,
     pub spin: bool,
+    /// Subscribers are behind the link that loses packets.
+    pub lossy: bool,
 }
 
 impl Seat {
     /// The arguments that tell another process the same.
     fn args(&self) -> Vec<String> {
-        let Seat { rival, dir, port, number, leaves, records, window, keyed, hurry, spin } = self;
-        let flags = [keyed, hurry, spin].map(|flag| u8::from(*flag).to_string());
+        let Seat { rival, dir, port, number, leaves, records, window, keyed, hurry, spin, lossy } =
+            self;
+        let flags = [keyed, hurry, spin, lossy].map(|flag| u8::from(*flag).to_string());
         let mut args = vec![rival.name().to_owned(), dir.display().to_string(), port.to_string()];
         args.extend([
             number.to_string(),
@@ -65,8 +69,9 @@ impl Seat {
     }
 
     fn parse(args: &[String]) -> anyhow::Result<Seat> {
-        let [rival, dir, port, number, leaves, records, window, keyed, hurry, spin] = args else {
-            bail!("a seat has ten arguments, found {}", args.len());
+        let [rival, dir, port, number, leaves, records, window, keyed, hurry, spin, lossy] = args
+        else {
+            bail!("a seat has eleven arguments, found {}", args.len());
         };
         Ok(Seat {
             rival: Rival::named(rival).context("no such rival")?,
@@ -79,7 +84,18 @@ impl Seat {
             keyed: keyed == "1",
             hurry: hurry == "1",
             spin: spin == "1",
+            lossy: lossy == "1",
         })
+    }
+
+    /// Where broker and publisher are.
+    pub fn near(&self) -> &'static str {
+        if self.lossy { link::NEAR } else { "127.0.0.1" }
+    }
+
+    /// Where a subscriber finds them.
+    pub fn far(&self) -> &'static str {
+        if self.lossy { link::FAR } else { "127.0.0.1" }
     }
 
     fn board(&self) -> anyhow::Result<Board> {

@@ -35,8 +35,8 @@ fn text(packet: &mut Vec<u8>, text: &str) {
     packet.extend_from_slice(text.as_bytes());
 }
 
-fn connect(port: u16, name: &str) -> anyhow::Result<Stream> {
-    let mut stream = Stream::connect(port)?;
+fn connect(host: &str, port: u16, name: &str) -> anyhow::Result<Stream> {
+    let mut stream = Stream::connect(host, port)?;
     let mut packet = Vec::new();
     begin(&mut packet, 0x10, 12 + name.len());
     text(&mut packet, "MQTT");
@@ -77,7 +77,7 @@ fn packet_at(bytes: &[u8]) -> Option<(u8, usize, usize)> {
 }
 
 pub fn sender(seat: &Seat) -> anyhow::Result<Box<dyn Sender>> {
-    let stream = connect(seat.port, "publisher")?;
+    let stream = connect(seat.near(), seat.port, "publisher")?;
     Ok(Box::new(Mqtt { stream, keyed: seat.keyed, head: Vec::new() }))
 }
 
@@ -98,7 +98,7 @@ impl Sender for Mqtt {
 
 pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
     replica.begin();
-    let mut stream = connect(seat.port, &format!("subscriber-{}", seat.number))?;
+    let mut stream = connect(seat.far(), seat.port, &format!("subscriber-{}", seat.number))?;
     let topic = if seat.keyed { "m/#" } else { "m" };
     let mut packet = Vec::new();
     begin(&mut packet, 0x82, 5 + topic.len());

@@ -22,8 +22,8 @@ struct Nats {
     head: Vec<u8>,
 }
 
-fn connect(port: u16) -> anyhow::Result<Stream> {
-    let mut stream = Stream::connect(port)?;
+fn connect(host: &str, port: u16) -> anyhow::Result<Stream> {
+    let mut stream = Stream::connect(host, port)?;
     // Without `verbose` nothing is answered; without `headers` nothing carries any.
     stream
         .write(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":false}\r\nPING\r\n")?;
@@ -64,7 +64,7 @@ fn ask(stream: &mut Stream, subject: &str, question: &str) -> anyhow::Result<()>
 }
 
 pub fn sender(seat: &Seat) -> anyhow::Result<Box<dyn Sender>> {
-    let mut stream = connect(seat.port)?;
+    let mut stream = connect(seat.near(), seat.port)?;
     if seat.keyed {
         ask(&mut stream, "$JS.API.STREAM.CREATE.KV_k", BUCKET)?;
     }
@@ -90,7 +90,7 @@ impl Sender for Nats {
 
 pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
     replica.begin();
-    let mut stream = connect(seat.port)?;
+    let mut stream = connect(seat.far(), seat.port)?;
     if seat.keyed {
         watch(&mut stream, seat.number)?;
     } else {

@@ -22,7 +22,7 @@ struct Redis {
 }
 
 pub fn sender(seat: &Seat) -> anyhow::Result<Box<dyn Sender>> {
-    let mut stream = Stream::connect(seat.port)?;
+    let mut stream = Stream::connect(seat.near(), seat.port)?;
     // Otherwise each value published is answered by a number that has to be read.
     stream.write(b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$3\r\nOFF\r\n")?;
     stream.flush()?;
@@ -50,7 +50,7 @@ impl Sender for Redis {
 
 pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
     replica.begin();
-    let mut stream = Stream::connect(seat.port)?;
+    let mut stream = Stream::connect(seat.far(), seat.port)?;
     stream.write(b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nm\r\n")?;
     stream.flush()?;
     if seat.spin {
@@ -68,7 +68,7 @@ pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
 
 /// Reads all keys, over a connection of its own.
 fn fetch(seat: &Seat, replica: &mut Replica) -> anyhow::Result<()> {
-    let mut stream = Stream::connect(seat.port)?;
+    let mut stream = Stream::connect(seat.far(), seat.port)?;
     let (mut asked, mut told) = (0, 0);
     while told < seat.leaves {
         // Two questions under way keep the server busy and its answers short.

@@ -1,11 +1,12 @@
 //! Who they are, what they are started with, and why that is their best.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 
 use anyhow::Context as _;
+
+use crate::Seat;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rival {
@@ -149,22 +150,17 @@ impl Rival {
     }
 
     /// The server that stands between, if there is one.
-    pub fn broker(self, dir: &Path, port: u16) -> anyhow::Result<Option<Command>> {
-        let port = port.to_string();
+    pub fn broker(self, seat: &Seat) -> anyhow::Result<Option<Command>> {
+        let (dir, host, port) = (&seat.dir, seat.near(), seat.port.to_string());
         let mut command;
         match self {
             Rival::Redis => {
                 command = Command::new("redis-server");
-                command.args([
-                    "--port",
-                    &port,
-                    "--bind",
-                    "127.0.0.1",
-                    "--save",
-                    "",
-                    "--appendonly",
-                    "no",
-                ]);
+                command.args(["--port", &port, "--bind", host, "--save", "", "--appendonly", "no"]);
+                if seat.lossy {
+                    // Nobody else is in this network namespace.
+                    command.args(["--protected-mode", "no"]);
+                }
                 command.args(["--client-output-buffer-limit", "pubsub 0 0 0", "--daemonize", "no"]);
                 command.arg("--dir").arg(dir);
             }
@@ -180,14 +176,14 @@ impl Rival {
                 };
                 // A slow subscriber is kept, and nobody is asked whether it is alive.
                 let text = "max_pending: 4GB\nwrite_deadline: \"60s\"\nping_interval: \"10m\"\n";
-                fs::write(&file, format!("listen: 127.0.0.1:{port}\n{text}{jetstream}"))?;
+                fs::write(&file, format!("listen: {host}:{port}\n{text}{jetstream}"))?;
                 command = Command::new(nats());
                 command.arg("-c").arg(file);
             }
             Rival::Mosquitto => {
                 let file = dir.join("mosquitto.conf");
                 let text = format!(
-                    "listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\n\
+                    "listener {port} {host}\nallow_anonymous true\npersistence false\n\
                      max_queued_messages 0\nmax_queued_bytes 0\nset_tcp_nodelay true\nlog_type none\nuser root\n"
                 );
                 fs::write(&file, text)?;
@@ -201,7 +197,8 @@ impl Rival {
                 let settings = [
                     ("AERON_THREADING_MODE", "SHARED"),
                     ("AERON_SHARED_IDLE_STRATEGY", "aeron_idle_strategy_backoff"),
-                    ("AERON_MTU_LENGTH", "16352"),
+                    // Larger than a packet of a network is only for the machine's own.
+                    ("AERON_MTU_LENGTH", if seat.lossy { "1408" } else { "16352" }),
                     ("AERON_SOCKET_SO_RCVBUF", "4m"),
                     ("AERON_SOCKET_SO_SNDBUF", "4m"),
                     ("AERON_RCV_INITIAL_WINDOW_LENGTH", "2m"),

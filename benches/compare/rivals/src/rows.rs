@@ -18,16 +18,9 @@ use crate::board::quantile;
 use crate::duel::Duel;
 use crate::duel::PATIENCE;
 use crate::duel::pause;
+use crate::job::VALUE;
+use crate::link::Link;
 use crate::rival::Rival;
-
-/// Loopback by unicast, the largest messages there are, buffers that hold a burst, and
-/// room for 66 participants on a machine.
-pub const CYCLONE_SETTINGS: &str = "<CycloneDDS><Domain><General>\
-    <Interfaces><NetworkInterface name=\"lo\"/></Interfaces><AllowMulticast>false</AllowMulticast>\
-    <MaxMessageSize>65500B</MaxMessageSize><FragmentSize>64000B</FragmentSize></General>\
-    <Discovery><ParticipantIndex>auto</ParticipantIndex><MaxAutoParticipantIndex>100</MaxAutoParticipantIndex>\
-    <Peers><Peer Address=\"127.0.0.1\"/></Peers></Discovery>\
-    <Internal><SocketReceiveBufferSize min=\"default\" max=\"4MB\"/></Internal></Domain></CycloneDDS>";
 
 /// Leaves of one message where a publisher tells all of them: some 200 kB, which every
 /// rival takes, and larger ones are no faster.
@@ -82,6 +75,7 @@ impl Options {
             keyed: rival.always_keyed(),
             hurry: false,
             spin: false,
+            lossy: false,
         }
     }
 
@@ -136,6 +130,7 @@ fn run(options: &Options) -> Figures {
             "join" => join(options, &mut figures),
             "memory" => memory(options, &mut figures),
             "repair" => repair(options, &mut figures),
+            "loss" => loss(options, &mut figures),
             _ => Err(anyhow::anyhow!("there is no such row")),
         };
         if let Err(error) = done {
@@ -202,22 +197,51 @@ fn latency(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
         }
         let name = if spin { "latency/spinning" } else { "latency/sleeping" };
         let seat = Seat { records: 1, window: 0, hurry: true, spin, ..options.seat() };
-        let mut duel = options.start(seat)?;
-        duel.subscribe_all(1)?;
-        duel.board.order(Mode::Paced, 10_000);
-        pause(options.warm_up);
-        duel.board.set(Word::Timed, 1);
-        for _ in 0..options.repetitions {
-            let before = duel.board.histogram(0);
-            pause(options.seconds);
-            duel.check()?;
-            let after = duel.board.histogram(0);
-            let timed: Vec<u64> =
-                after.iter().zip(&before).map(|(after, before)| after - before).collect();
-            for (share, told) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
-                figures.add(&format!("{name}/{told}"), quantile(&timed, share));
-            }
-            figures.add(&format!("{name}/timed"), timed.iter().sum::<u64>() as f64);
+        time(options, figures, name, seat)?;
+    }
+    Ok(())
+}
+
+fn time(options: &Options, figures: &mut Figures, name: &str, seat: Seat) -> anyhow::Result<()> {
+    let mut duel = options.start(seat)?;
+    duel.subscribe_all(1)?;
+    duel.board.order(Mode::Paced, 10_000);
+    pause(options.warm_up);
+    duel.board.set(Word::Timed, 1);
+    for _ in 0..options.repetitions {
+        let before = duel.board.histogram(0);
+        let missed = duel.each(Sub::Missed);
+        pause(options.seconds);
+        duel.check()?;
+        let after = duel.board.histogram(0);
+        let timed = after.iter().zip(&before).map(|(after, before)| after - before);
+        let timed: Vec<u64> = timed.collect();
+        for (share, told) in [(0.5, "p50"), (0.99, "p99"), (0.999, "p99.9")] {
+            figures.add(&format!("{name}/{told}"), quantile(&timed, share));
+        }
+        figures.add(&format!("{name}/timed"), timed.iter().sum::<u64>() as f64);
+        figures.add(&format!("{name}/lost"), risen(&missed, &duel.each(Sub::Missed))[0]);
+    }
+    Ok(())
+}
+
+/// Latency over a link with packets of 1,500 bytes that loses some of them, both ways.
+fn loss(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
+    let link = Link::open()?;
+    for (share, name) in [(0.0, "loss/0"), (0.001, "loss/0.1"), (0.01, "loss/1")] {
+        link.lose(share);
+        let seat = Seat { records: 1, window: 0, hurry: true, lossy: true, ..options.seat() };
+        let (before, mut timed) = (link.turned(), Figures::default());
+        if let Err(error) = time(options, &mut timed, name, seat) {
+            figures.notes.push(format!("{name}: {error:#}"));
+        }
+        // One that finds a way round the link says nothing about loss.
+        let values: f64 = timed.all.get(&format!("{name}/timed")).map_or(0.0, sum);
+        let crossed = (link.turned() - before) as f64 / VALUE as f64;
+        if crossed < values {
+            figures.notes.push(format!("{name}: its values did not cross the link: not measured"));
+        } else {
+            figures.all.append(&mut timed.all);
         }
     }
     Ok(())
@@ -371,6 +395,10 @@ fn loopback_bytes() -> anyhow::Result<u64> {
 
 fn risen(before: &[u64], after: &[u64]) -> Vec<f64> {
     after.iter().zip(before).map(|(after, before)| (after - before) as f64).collect()
+}
+
+fn sum(values: &Value) -> f64 {
+    values.as_array().into_iter().flatten().filter_map(Value::as_f64).sum()
 }
 
 /// The median.

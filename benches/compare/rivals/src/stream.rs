@@ -17,8 +17,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn connect(port: u16) -> anyhow::Result<Stream> {
-        let socket = TcpStream::connect(("127.0.0.1", port))?;
+    pub fn connect(host: &str, port: u16) -> anyhow::Result<Stream> {
+        let socket = TcpStream::connect((host, port))?;
         // What is flushed is meant to go: coalescing is done here.
         socket.set_nodelay(true)?;
         let read = vec![0; 4 * PIECE];

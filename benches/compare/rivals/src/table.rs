@@ -53,6 +53,15 @@ const GROUPS: &[Group] = &[
         ],
     },
     Group {
+        title: "The same over a link of 1,500 B packets that loses some, asleep, microseconds",
+        lines: &[
+            ("nothing lost, p99", "loss/0/p99", 1.0, 0, Better::Less),
+            ("0.1 % lost, p99", "loss/0.1/p99", 1.0, 0, Better::Less),
+            ("1 % lost, p99", "loss/1/p99", 1.0, 0, Better::Less),
+            ("1 % lost, values that never came", "loss/1/lost", 1.0, 0, Better::Less),
+        ],
+    },
+    Group {
         title: "A late joiner has all leaves after, milliseconds",
         lines: &[
             ("10,000 leaves", "join/10k", 1.0, 1, Better::Less),

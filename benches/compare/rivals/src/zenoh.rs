@@ -31,12 +31,12 @@ fn open(settings: &[(&str, String)]) -> anyhow::Result<Session> {
 
 /// TCP: over its UDP link nothing is repaired, and a message larger than a datagram is
 /// lost as soon as one of its fragments is.
-fn endpoint(seat: &Seat) -> String {
-    format!("[\"tcp/127.0.0.1:{}\"]", seat.port)
+fn endpoint(host: &str, seat: &Seat) -> String {
+    format!("[\"tcp/{host}:{}\"]", seat.port)
 }
 
 pub fn sender(seat: &Seat) -> anyhow::Result<Box<dyn Sender>> {
-    let session = open(&[("listen/endpoints", endpoint(seat))])?;
+    let session = open(&[("listen/endpoints", endpoint(seat.near(), seat))])?;
     let publisher = session
         .declare_publisher("m")
         // Waits for room instead of dropping.
@@ -56,8 +56,10 @@ impl Sender for Zenoh {
 
 pub fn subscribe(seat: &Seat, replica: Replica) -> anyhow::Result<()> {
     replica.begin();
-    let session =
-        open(&[("connect/endpoints", endpoint(seat)), ("listen/endpoints", "[]".to_owned())])?;
+    let session = open(&[
+        ("connect/endpoints", endpoint(seat.far(), seat)),
+        ("listen/endpoints", "[]".to_owned()),
+    ])?;
     // A callback on the thread that receives: there is no queue between.
     let replica = std::sync::Arc::new(std::sync::Mutex::new(replica));
     let taking = std::sync::Arc::clone(&replica);
