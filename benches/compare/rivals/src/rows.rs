@@ -176,6 +176,7 @@ fn throughput_of(
         let seconds = (now_ns() - t) as f64 / 1e9;
         let each = risen(&applied, &duel.applied());
         let total: f64 = each.iter().sum();
+        anyhow::ensure!(total > 0.0, "nothing was applied in {seconds:.1} s");
         let lost: f64 = risen(&missed, &duel.each(Sub::Missed)).iter().sum();
         figures.add(&format!("{name}/applied"), middle(&each) / seconds);
         figures.add(
