@@ -64,7 +64,7 @@ pub(crate) struct MirrorArgs {
     path: Option<String>,
     /// Take EVENTs by the server's multicast group, if it has one and it is heard
     #[arg(long, env = "MAPLEAF_JOIN_MULTICAST", value_parser = BoolishValueParser::new())]
-    multicast: bool,
+    join_multicast: bool,
     /// Interface to join the group on [default: that towards the server]
     #[arg(long, env = "MAPLEAF_MULTICAST_INTERFACE", value_name = "NAME",
         value_parser = parse::interface)]
@@ -88,7 +88,7 @@ impl MirrorArgs {
         options.run_for = self.run_for;
         options.waiting = if self.busy_poll { Waiting::Spin } else { Waiting::Sleep };
         options.transport = self.serving.transport;
-        if self.multicast {
+        if self.join_multicast {
             options.group = GroupWish::Join(self.multicast_interface.unwrap_or_default());
         }
         options.serve = self.relay()?;

@@ -74,7 +74,7 @@ fn stay_equal_in_a_group(listen: &str, group: SocketAddr, serve: &[&str], join: 
     let group = group.to_string();
     let options = [&["--period", "10ms", "--multicast", &group], serve].concat();
     let server = Serving::server_at(listen.parse().unwrap(), &tree, &options);
-    let join = [&["--multicast"], join].concat();
+    let join = [&["--join-multicast"], join].concat();
     let mirrors = MIRRORS.map(|name| mirror(server.address, &site.path(name), &join));
     mirrors.iter().for_each(|mirror| mirror.wait_stderr("hears the multicast group"));
     let line = |number: u64| leaf_line(number * 7 % 600, &format!("line {number}"));
@@ -143,8 +143,8 @@ fn what_comes_from_another_address_is_not_believed_and_the_mirror_goes_on_withou
     // The session is with the proxy, the group's datagrams are the server's.
     let calm = Weather { loss: 0.0, duplicate: 0.0, reorder: 0.0, seed: 1 };
     let proxy = Proxy::start(server.address, calm).unwrap();
-    let behind = mirror(proxy.address(), &site.path("behind"), &["--multicast"]);
-    let member = mirror(server.address, &site.path("member"), &["--multicast"]);
+    let behind = mirror(proxy.address(), &site.path("behind"), &["--join-multicast"]);
+    let member = mirror(server.address, &site.path("member"), &["--join-multicast"]);
     let plain = mirror(server.address, &site.path("plain"), &[]);
     member.wait_stderr("hears the multicast group");
     behind.wait_stderr("nothing comes by the multicast group");
