@@ -77,6 +77,7 @@ impl MirrorArgs {
         options.connect_timeout = self.timeout;
         options.run_for = self.run_for;
         options.waiting = if self.busy_poll { Waiting::Spin } else { Waiting::Sleep };
+        options.transport = self.serving.transport;
         options.serve = self.relay()?;
         if self.until_synced {
             options.until = MirrorUntil::InSync;
@@ -90,6 +91,7 @@ impl MirrorArgs {
         Ok(Some(RelayOptions {
             listen: address.resolve().context("--serve")?,
             datagram_size: self.serving.datagram_size,
+            transport: self.serving.transport,
             live: Arc::new(ArcSwap::from_pointee(self.serving.config())),
             on_ready: Some(Box::new(|address| {
                 // Whoever started it may have closed its end: it serves all the same.

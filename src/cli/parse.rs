@@ -11,6 +11,7 @@ use anyhow::bail;
 
 use mapleaf::layout::limits::DATAGRAM_SIZE_MAX;
 use mapleaf::layout::limits::DATAGRAM_SIZE_MIN;
+use mapleaf::runtime::Transport;
 
 /// Units of time, with their length in microseconds.
 const TIME_UNITS: [(&str, u64); 5] =
@@ -48,6 +49,15 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 pub(crate) fn size_u32(text: &str) -> Result<u32, String> {
     let bytes = size(text)?;
     u32::try_from(bytes).map_err(|_| format!("wanted less than 4GiB, found {bytes} bytes"))
+}
+
+/// What datagrams leave by.
+pub(crate) fn transport(text: &str) -> Result<Transport, String> {
+    match text {
+        "udp" => Ok(Transport::Udp),
+        "raw" => Ok(Transport::Raw),
+        _ => Err("wanted udp or raw".to_owned()),
+    }
 }
 
 /// The size of a datagram's payload.

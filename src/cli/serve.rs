@@ -73,6 +73,7 @@ impl ServeArgs {
         let mut options = ServeOptions::new(&self.file);
         options.listen = self.listen.resolve().context("--listen")?;
         options.datagram_size = self.serving.datagram_size;
+        options.transport = self.serving.transport;
         options.waiting = if self.busy_poll { Waiting::Spin } else { Waiting::Sleep };
         options.senders = self.senders as usize;
         options.durability = match self.durability {

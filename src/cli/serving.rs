@@ -5,6 +5,7 @@ use core::time::Duration;
 use clap::Args;
 
 use mapleaf::runtime::ReloadableConfig;
+use mapleaf::runtime::Transport;
 use mapleaf::sync::Prefix;
 
 use crate::cli::parse;
@@ -20,6 +21,11 @@ pub(crate) struct ServingArgs {
     #[arg(long, env = "MAPLEAF_DATAGRAM_SIZE", value_name = "SIZE", default_value = "1200",
         value_parser = parse::datagram_size)]
     pub(crate) datagram_size: usize,
+    /// What datagrams leave by: the UDP socket, or a raw IP socket beside it (needs
+    /// CAP_NET_RAW)
+    #[arg(long, env = "MAPLEAF_TRANSPORT", value_name = "udp|raw", default_value = "udp",
+        value_parser = parse::transport)]
+    pub(crate) transport: Transport,
     /// Addresses that are let in, such as 10.0.0.0/8 or fd00::/8; may be repeated
     /// [default: loopback]
     #[arg(long, env = "MAPLEAF_ALLOW", value_name = "PREFIX", value_delimiter = ',')]

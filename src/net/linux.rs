@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 
 use crate::net::counters::Tally;
@@ -15,11 +16,12 @@ use crate::net::sys;
 use crate::net::transmit;
 use crate::net::transmit::Gso;
 
+pub(super) use crate::net::raw::RawSender;
 pub(super) use crate::net::sys::ReceiveArrays;
 pub(super) use crate::net::sys::SendArrays;
 
 /// Most messages of one `sendmmsg` (UIO_MAXIOV of the kernel).
-const MESSAGES_MAX: usize = 1_024;
+pub(super) const MESSAGES_MAX: usize = 1_024;
 
 /// Room for one full system call: no send costs an allocation.
 impl Default for SendArrays {
@@ -51,19 +53,23 @@ pub(super) fn transmit<'m>(
 
 pub(super) fn set_buffers(socket: &UdpSocket, options: &SocketOptions) -> io::Result<()> {
     let receive = (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF);
-    set_buffer(socket, receive, options.receive_buffer)?;
-    set_buffer(socket, (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), options.send_buffer)
+    set_buffer(socket.as_fd(), receive, options.receive_buffer)?;
+    set_buffer(socket.as_fd(), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF), options.send_buffer)
 }
 
 /// The first name passes the system's limit and needs CAP_NET_ADMIN.
-fn set_buffer(socket: &UdpSocket, names: (c_int, c_int), len: usize) -> io::Result<()> {
+pub(super) fn set_buffer(
+    socket: BorrowedFd<'_>,
+    names: (c_int, c_int),
+    len: usize,
+) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
     // The kernel doubles it in an int.
     let len = c_int::try_from(len).unwrap_or(c_int::MAX).min(c_int::MAX / 2);
-    sys::set_option(socket.as_fd(), libc::SOL_SOCKET, names.0, len)
-        .or_else(|_| sys::set_option(socket.as_fd(), libc::SOL_SOCKET, names.1, len))
+    sys::set_option(socket, libc::SOL_SOCKET, names.0, len)
+        .or_else(|_| sys::set_option(socket, libc::SOL_SOCKET, names.1, len))
 }
 
 pub(super) fn gso(socket: &UdpSocket, wanted: Offload) -> Gso {

@@ -14,8 +14,9 @@
 //! its file descriptor), pacing, what the bytes mean, and that the memory being
 //! sent is not written meanwhile.
 //!
-//! Linux is served by `sendmmsg`, `recvmmsg`, `UDP_SEGMENT` and `UDP_GRO`; other
-//! Unix systems by one `send_to` or `recv_from` a datagram.
+//! Linux is served by `sendmmsg`, `recvmmsg`, `UDP_SEGMENT` and `UDP_GRO`, and where
+//! it is asked for by a raw socket beside the UDP socket; other Unix systems by one
+//! `send_to` or `recv_from` a datagram.
 
 #[cfg(target_os = "linux")]
 mod abi;
@@ -28,6 +29,8 @@ mod options;
 mod other;
 #[cfg(any(test, not(target_os = "linux")))]
 mod portable;
+#[cfg(target_os = "linux")]
+mod raw;
 mod segments;
 mod socket;
 #[cfg(target_os = "linux")]

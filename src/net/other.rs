@@ -2,6 +2,7 @@
 //! datagram, no offloads.
 
 use std::io;
+use std::net::SocketAddr;
 use std::net::UdpSocket;
 
 use socket2::SockRef;
@@ -19,6 +20,24 @@ pub(super) use crate::net::portable::ReceiveArrays;
 /// Nothing is kept between calls.
 #[derive(Debug, Default)]
 pub(super) struct SendArrays;
+
+/// There is none on these systems.
+#[derive(Debug)]
+pub(super) enum RawSender {}
+
+impl RawSender {
+    pub(super) fn beside(_: &UdpSocket) -> io::Result<RawSender> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn transmit<'m>(&mut self, _: impl Iterator<Item = Message<'m>>, _: &mut Tally) {
+        match *self {}
+    }
+
+    pub(super) fn send_one(&mut self, _: Option<SocketAddr>, _: &[u8]) -> io::Result<usize> {
+        match *self {}
+    }
+}
 
 /// Sends each datagram of the messages by a call of its own.
 pub(super) fn transmit<'m>(

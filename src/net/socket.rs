@@ -41,6 +41,8 @@ pub struct UdpSocket {
     gro: Support,
     queue_drops: Support,
     arrays: platform::SendArrays,
+    /// What sends in place of `inner`, if it was asked for.
+    raw: Option<platform::RawSender>,
     counters: Counters,
     /// The kernel's count of dropped messages when it was last told.
     drops_seen: u32,
@@ -84,6 +86,7 @@ impl UdpSocket {
             gro: platform::gro(&socket, options.gro),
             queue_drops: platform::queue_drops(&socket),
             arrays: Default::default(),
+            raw: None,
             counters: Counters::default(),
             drops_seen: 0,
             inner: socket,
@@ -92,14 +95,19 @@ impl UdpSocket {
 
     /// Another handle of the same socket, for another thread to send with: port, buffers
     /// and peers are shared, counters begin at zero. The kernel lets several threads
-    /// send on one UDP socket without a lock between them.
+    /// send on one UDP socket without a lock between them. One that sends by a raw socket
+    /// gives one that does.
     ///
     /// # Errors
     ///
-    /// The process has no descriptors left.
+    /// The process has no descriptors left, or no `CAP_NET_RAW` any more.
     pub fn try_clone(&self) -> io::Result<UdpSocket> {
+        let inner = self.inner.try_clone()?;
+        // A raw socket of its own: an array of headers is not shared.
+        let raw = self.raw.as_ref().map(|_| platform::RawSender::beside(&inner)).transpose()?;
         Ok(UdpSocket {
-            inner: self.inner.try_clone()?,
+            inner,
+            raw,
             gso: self.gso,
             gro: self.gro,
             queue_drops: self.queue_drops,
@@ -117,6 +125,23 @@ impl UdpSocket {
     /// What the system says, for instance that there is no route.
     pub fn connect(&self, address: SocketAddr) -> io::Result<()> {
         self.inner.connect(address)
+    }
+
+    /// Lets all that is sent from now on leave by a raw socket (`SOCK_RAW`) beside
+    /// this one, with the address and port of this one; it goes on receiving. Each
+    /// datagram is a message of its own then: raw sockets know no segments.
+    ///
+    /// A socket that is to have a peer is connected first.
+    ///
+    /// # Errors
+    ///
+    /// `PermissionDenied` where the process lacks `CAP_NET_RAW`, `Unsupported` on
+    /// systems other than Linux, `InvalidInput` for a socket that is not bound, and
+    /// what else the system says. The socket sends as before then.
+    pub fn switch_to_raw(&mut self) -> io::Result<()> {
+        self.raw = Some(platform::RawSender::beside(&self.inner)?);
+        self.gso = Gso::unused(Support::Disabled);
+        Ok(())
     }
 
     /// The address that the socket is bound to, its port chosen by the system if
@@ -243,13 +268,27 @@ impl UdpSocket {
 
     fn transmit<'m>(&mut self, messages: impl Iterator<Item = Message<'m>> + Clone) -> SendReport {
         let mut tally = Tally::default();
-        platform::transmit(&self.inner, &mut self.arrays, messages, &mut self.gso, &mut tally);
+        match &mut self.raw {
+            Some(raw) => raw.transmit(messages, &mut tally),
+            None => {
+                platform::transmit(
+                    &self.inner,
+                    &mut self.arrays,
+                    messages,
+                    &mut self.gso,
+                    &mut tally,
+                );
+            }
+        }
         self.counters.note_sends(&tally);
         tally.report
     }
 
     fn send_counted(&mut self, to: Option<SocketAddr>, datagram: &[u8]) -> io::Result<()> {
-        let outcome = send_one(&self.inner, to, datagram);
+        let outcome = match &mut self.raw {
+            Some(raw) => raw.send_one(to, datagram),
+            None => send_one(&self.inner, to, datagram),
+        };
         let mut tally = Tally::default();
         match &outcome {
             Ok(len) => tally.sent(1, *len),

@@ -195,7 +195,7 @@ impl Filled<'_, '_> {
 
     /// Sends the messages from the one at `from` on, and tells how many the kernel
     /// took before one failed. An error is that of the first one.
-    pub(super) fn send(&mut self, socket: &UdpSocket, from: usize) -> io::Result<usize> {
+    pub(super) fn send(&mut self, socket: &impl AsRawFd, from: usize) -> io::Result<usize> {
         let headers = self.headers.get_mut(from..).unwrap_or_default();
         let count = headers.len() as c_uint;
         let (first, descriptor) = (headers.as_mut_ptr(), socket.as_raw_fd());

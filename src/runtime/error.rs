@@ -30,6 +30,12 @@ pub enum LoopError {
         /// What the system said.
         source: io::Error,
     },
+    /// Raw sockets are not to be had.
+    #[error("cannot send by a raw socket: {}", raw_hint(.source))]
+    Transport {
+        /// What the system said.
+        source: io::Error,
+    },
     /// There is no way to the peer.
     #[error("cannot connect to {address}: {source}")]
     Connect {
@@ -133,6 +139,18 @@ fn bind_hint(source: &io::Error) -> String {
         io::ErrorKind::AddrInUse => "the port is taken: end its owner, or name another port".into(),
         io::ErrorKind::AddrNotAvailable => "this machine has no such address".into(),
         io::ErrorKind::PermissionDenied => "not permitted: name a port of 1024 or above".into(),
+        _ => source.to_string(),
+    }
+}
+
+fn raw_hint(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "the process lacks CAP_NET_RAW: run it as root, or give the program the capability \
+             (setcap cap_net_raw+ep), or use --transport udp"
+                .into()
+        }
+        io::ErrorKind::Unsupported => "this system has none: use --transport udp".into(),
         _ => source.to_string(),
     }
 }

@@ -29,8 +29,8 @@ use crate::tree::WriteError;
 pub enum Next {
     /// At once; after some calls the datagrams that came meanwhile are taken first.
     Now,
-    /// At this moment, or when its waker is used before. A loop that sleeps is woken
-    /// by the kernel's timers of a millisecond, never too early.
+    /// At this moment, or when its waker is used before. On Linux a loop that sleeps is
+    /// woken to the microsecond, on other systems to the millisecond, never too early.
     At(Instant),
     /// When its waker is used.
     Woken,

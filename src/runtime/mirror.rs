@@ -164,7 +164,8 @@ impl<'o> Mirror<'o> {
         let how = following(&options, observer.changes());
         let keeper = Keeper::open(options.server, options.file, how)?;
         let relay = options.serve.map(Relay::bind).transpose()?;
-        let socket = connected(options.server, options.receive_buffer)?;
+        let mut socket = connected(options.server, options.receive_buffer)?;
+        options.transport.apply(&mut socket)?;
         let system = LoopError::system;
         let receive_buffer = socket.receive_buffer_len().map_err(system("size the socket"))?;
         let random = OsRandom::new().map_err(system("draw random numbers"))?;

@@ -15,6 +15,7 @@
 //! at `trace` alone, numbers to [`Counters`].
 
 mod adapter;
+mod alarm;
 mod clock;
 mod commits;
 mod control;
@@ -80,6 +81,7 @@ pub use options::ReloadableConfig;
 pub use options::ReporterOptions;
 pub use options::SENDERS_MAX;
 pub use options::ServeOptions;
+pub use options::Transport;
 pub use options::Waiting;
 pub use reporter::Refusal;
 pub use reporter::Reporter;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
+use crate::net::UdpSocket;
+use crate::runtime::error::LoopError;
 use crate::runtime::feed::Feed;
 use crate::runtime::handover::LANES_MAX;
 use crate::sync::Prefix;
@@ -43,6 +45,28 @@ pub enum Waiting {
     Sleep,
     /// Polls without sleeping: lowest latency, one core busy.
     Spin,
+}
+
+/// What a loop's datagrams leave by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// The UDP socket that receives, too.
+    #[default]
+    Udp,
+    /// A raw IP socket beside it. Needs `CAP_NET_RAW`.
+    Raw,
+}
+
+impl Transport {
+    /// Lets what `socket` sends leave this way.
+    pub(super) fn apply(self, socket: &mut UdpSocket) -> Result<(), LoopError> {
+        match self {
+            Transport::Udp => Ok(()),
+            Transport::Raw => {
+                socket.switch_to_raw().map_err(|source| LoopError::Transport { source })
+            }
+        }
+    }
 }
 
 /// What an acknowledged report survives.
@@ -109,6 +133,8 @@ pub struct ServeOptions {
     pub durability: Durability,
     /// What to do with damaged leaves.
     pub damaged: Damaged,
+    /// What datagrams leave by.
+    pub transport: Transport,
     /// Size of the event ring, in bytes.
     pub ring_size: usize,
     /// Receive buffer to ask for, in bytes.
@@ -134,6 +160,7 @@ impl ServeOptions {
             waiting: Waiting::default(),
             durability: Durability::default(),
             damaged: Damaged::Refuse,
+            transport: Transport::default(),
             ring_size: RING_SIZE_DEFAULT,
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             senders: 0,
@@ -150,6 +177,8 @@ pub struct RelayOptions {
     pub listen: SocketAddr,
     /// Largest datagram payload, in bytes.
     pub datagram_size: usize,
+    /// What datagrams leave by.
+    pub transport: Transport,
     /// Size of the event ring, in bytes.
     pub ring_size: usize,
     /// Receive buffer to ask for, in bytes.
@@ -165,6 +194,7 @@ impl Default for RelayOptions {
         RelayOptions {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             datagram_size: DATAGRAM_SIZE_DEFAULT,
+            transport: Transport::default(),
             ring_size: RING_SIZE_DEFAULT,
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             live: Arc::default(),
@@ -201,6 +231,8 @@ pub struct MirrorOptions {
     pub audit_interval: Duration,
     /// How the loop waits.
     pub waiting: Waiting,
+    /// What its own datagrams leave by; `serve` says it for what it hands on.
+    pub transport: Transport,
     /// Receive buffer to ask for, in bytes.
     pub receive_buffer: usize,
     /// Serves the replica to others at the same time.
@@ -219,6 +251,7 @@ impl MirrorOptions {
             connect_timeout: None,
             audit_interval: Duration::from_secs(60),
             waiting: Waiting::default(),
+            transport: Transport::default(),
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             serve: None,
         }

@@ -14,6 +14,7 @@ use mio::Token;
 use mio::unix::SourceFd;
 
 use crate::net::UdpSocket;
+use crate::runtime::alarm::Alarm;
 use crate::runtime::control::Control;
 use crate::runtime::options::Waiting;
 
@@ -24,11 +25,15 @@ pub(super) struct Source(usize);
 /// Token of the control's pipe, behind those of the sockets.
 const PIPE: Token = Token(usize::MAX);
 
+/// Token of the alarm.
+const ALARM: Token = Token(usize::MAX - 1);
+
 /// Waits for datagrams, moments and the control.
 pub(super) struct Poller {
     poll: Poll,
     events: Events,
     ready: Vec<bool>,
+    alarm: Option<Alarm>,
     waiting: Waiting,
 }
 
@@ -37,9 +42,13 @@ impl Poller {
     /// The process has no descriptors left.
     pub(super) fn new(waiting: Waiting, control: &Control) -> io::Result<Poller> {
         let poll = Poll::new()?;
-        let pipe = control.pipe().as_raw_fd();
-        poll.registry().register(&mut SourceFd(&pipe), PIPE, Interest::READABLE)?;
-        Ok(Poller { poll, events: Events::with_capacity(8), ready: Vec::new(), waiting })
+        let watch =
+            |fd, token| poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE);
+        watch(control.pipe().as_raw_fd(), PIPE)?;
+        let alarm = Alarm::new()?;
+        alarm.iter().try_for_each(|alarm| watch(alarm.descriptor(), ALARM))?;
+        let events = Events::with_capacity(8);
+        Ok(Poller { poll, events, ready: Vec::new(), alarm, waiting })
     }
 
     /// Adds a socket. What came before is found as well.
@@ -68,7 +77,8 @@ impl Poller {
     }
 
     /// Waits until something may be read or `timeout` has passed; not at all while a
-    /// socket is ready. A loop that spins does not ask the kernel: it receives.
+    /// socket is ready. A loop that spins does not ask the kernel: it receives. It may
+    /// return early.
     ///
     /// # Errors
     /// What the system says. A signal is no error.
@@ -79,6 +89,7 @@ impl Poller {
         }
         let busy = self.ready.contains(&true);
         let timeout = if busy { Duration::ZERO } else { timeout };
+        self.alarm.iter_mut().try_for_each(|alarm| alarm.set(timeout))?;
         match self.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             outcome => outcome?,
@@ -86,6 +97,7 @@ impl Poller {
         for event in &self.events {
             match event.token() {
                 PIPE => control.drain(),
+                ALARM => self.alarm.iter_mut().for_each(Alarm::rang),
                 Token(index) => {
                     if let Some(ready) = self.ready.get_mut(index) {
                         *ready = true;
@@ -120,6 +132,19 @@ mod tests {
             poller.wait(Duration::from_secs(60), &control).unwrap();
         });
         assert!(control.is_stopped() && begun.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_wait_ends_not_long_before_its_time() {
+        let control = Control::new().unwrap();
+        let mut poller = Poller::new(Waiting::Sleep, &control).unwrap();
+        for micros in [1, 90, 90, 700, 2_300, 90] {
+            let (begun, wait) = (Instant::now(), Duration::from_micros(micros));
+            // What an alarm of before leaves ends at most one wait early.
+            while begun.elapsed() < wait {
+                poller.wait(wait - begun.elapsed().min(wait), &control).unwrap();
+            }
+        }
     }
 
     #[test]

@@ -64,6 +64,7 @@ impl Relay {
         let listen = Listen {
             address: options.listen,
             datagram_size: options.datagram_size,
+            transport: options.transport,
             ring_size: options.ring_size,
             receive_buffer: options.receive_buffer,
         };

@@ -74,6 +74,7 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
     let listen = Listen {
         address: options.listen,
         datagram_size: options.datagram_size,
+        transport: options.transport,
         ring_size: options.ring_size,
         receive_buffer: options.receive_buffer,
     };

@@ -33,6 +33,7 @@ use crate::runtime::error::LoopError;
 use crate::runtime::metrics::Counters;
 use crate::runtime::options::ReloadableConfig;
 use crate::runtime::options::SEND_BUFFER;
+use crate::runtime::options::Transport;
 use crate::runtime::outlet::Outlet;
 use crate::runtime::outlet::OutletParts;
 use crate::runtime::outlet::trace_in;
@@ -83,6 +84,7 @@ const LATE_MAX: u32 = 100;
 pub(super) struct Listen {
     pub(super) address: SocketAddr,
     pub(super) datagram_size: usize,
+    pub(super) transport: Transport,
     pub(super) ring_size: usize,
     pub(super) receive_buffer: usize,
 }
@@ -101,8 +103,9 @@ impl Listen {
             send_buffer: SEND_BUFFER,
             ..SocketOptions::default()
         };
-        let socket = UdpSocket::bind(address, &options)
+        let mut socket = UdpSocket::bind(address, &options)
             .map_err(|source| LoopError::Bind { address, source })?;
+        self.transport.apply(&mut socket)?;
         Outlet::of_server(socket, self.ring_size).map_err(LoopError::system("map the event ring"))
     }
 
@@ -454,6 +457,7 @@ mod tests {
         let listen = Listen {
             address: "0.0.0.0:0".parse().unwrap(),
             datagram_size: 1_200,
+            transport: Transport::Udp,
             ring_size: 0,
             receive_buffer: 0,
         };
@@ -471,6 +475,7 @@ mod tests {
         let mut listen = Listen {
             address: "127.0.0.1:0".parse().unwrap(),
             datagram_size: 1_200,
+            transport: Transport::Udp,
             ring_size: 0,
             receive_buffer: 0,
         };

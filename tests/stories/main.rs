@@ -15,4 +15,5 @@ mod growth;
 mod outage;
 mod power;
 mod refusals;
+mod transport;
 mod weather;

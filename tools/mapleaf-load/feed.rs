@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -13,7 +12,6 @@ use mapleaf::layout::DataLocId;
 use mapleaf::runtime::Feed;
 use mapleaf::runtime::FeedWriter;
 use mapleaf::runtime::Next;
-use mapleaf::runtime::Waiting;
 
 use crate::machine::now_ns;
 
@@ -22,10 +20,6 @@ const BURST: u64 = 256;
 
 /// Every leaf once, so many a call.
 const FILLED_AT_ONCE: u32 = 256;
-
-/// The system's timers wake a loop to the millisecond; shorter waits are slept by the
-/// feed itself, and until then no datagram is taken.
-const LOOP_WAIT_MIN: Duration = Duration::from_millis(2);
 
 /// What is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +138,6 @@ pub(crate) struct Load {
     orders: Arc<Orders>,
     /// Changes of one call at full speed.
     batch: u32,
-    waiting: Waiting,
     data: Vec<u8>,
     random: Random,
     /// The next leaf of those in order.
@@ -156,11 +149,11 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn new(orders: Arc<Orders>, batch: u32, waiting: Waiting, size: u32) -> Load {
+    pub(crate) fn new(orders: Arc<Orders>, batch: u32, size: u32) -> Load {
         let data = (0..size).map(|place| place as u8).collect();
         let random = Random(0x9e37_79b9_7f4a_7c15);
         let begun = Instant::now();
-        Load { orders, batch, waiting, data, random, next_leaf: 0, number: 0, begun, made: 0 }
+        Load { orders, batch, data, random, next_leaf: 0, number: 0, begun, made: 0 }
     }
 
     /// The tree is of the leaves that are written: nothing is refused.
@@ -210,17 +203,10 @@ impl Load {
         by_now.saturating_sub(self.made).min(BURST)
     }
 
-    /// Waits for the next change, if it is not for the loop to do that.
-    fn pause(&self, rate: u64) -> Next {
+    /// The moment of the next change.
+    fn next(&self, rate: u64) -> Next {
         let moment = Duration::from_secs_f64((self.made + 1) as f64 / rate.max(1) as f64);
-        let wait = moment.saturating_sub(self.begun.elapsed());
-        if wait >= LOOP_WAIT_MIN {
-            return Next::At(Instant::now() + wait - LOOP_WAIT_MIN / 2);
-        }
-        if self.waiting == Waiting::Sleep {
-            thread::sleep(wait);
-        }
-        Next::Now
+        Next::At(self.begun + moment)
     }
 }
 
@@ -235,13 +221,12 @@ impl Feed for Load {
             Mode::Paused => return Next::Woken,
             Mode::Filling => return self.write_all(writer),
             Mode::Fast => self.write_random(writer, self.batch.into()),
-            // What is written leaves when the call ends, so that none waits after it.
             Mode::Paced { rate } => match self.due(rate) {
-                0 => return self.pause(rate),
+                0 => return self.next(rate),
                 due => self.write_random(writer, due),
             },
             Mode::InTurn { rate } => match self.due(rate) {
-                0 => return self.pause(rate),
+                0 => return self.next(rate),
                 due => self.write_in_turn(writer, due),
             },
         }

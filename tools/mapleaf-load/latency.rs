@@ -90,7 +90,7 @@ pub(crate) fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
     world.end()?;
     world.verify(all.iter().map(Subscriber::file))?;
     if !common.busy_poll {
-        report.note("the feed sleeps between changes, and makes those that became due meanwhile");
+        report.note("the server sleeps between changes, and makes those that became due meanwhile");
     }
     Ok(report)
 }

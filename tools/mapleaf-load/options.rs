@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::Value;
 use serde_json::json;
 
+use mapleaf::runtime::Transport;
 use mapleaf::runtime::Waiting;
 
 use crate::parse;
@@ -31,6 +32,9 @@ pub(crate) struct Common {
     #[arg(long, default_value_t = 0, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(0..=64))]
     pub(crate) senders: u32,
+    /// What the server's datagrams leave by; raw needs CAP_NET_RAW
+    #[arg(long, default_value = "udp", value_name = "udp|raw", value_parser = parse::transport)]
+    pub(crate) transport: Transport,
     /// Server and subscribers spin instead of sleeping
     #[arg(long)]
     pub(crate) busy_poll: bool,
@@ -81,6 +85,7 @@ impl Common {
             "datagram_size": self.datagram_size,
             "senders": self.senders,
             "busy_poll": self.busy_poll,
+            "transport": format!("{:?}", self.transport).to_lowercase(),
             "folder": self.folder(),
             "repetitions": self.repetitions,
             "warm_up_s": self.warm_up.as_secs_f64(),

@@ -96,12 +96,13 @@ impl World {
         let tree = folder.path().join("server");
         create(common, &tree)?;
         let orders = Arc::<Orders>::default();
-        let load = Load::new(Arc::clone(&orders), serving.batch, common.waiting(), common.size);
+        let load = Load::new(Arc::clone(&orders), serving.batch, common.size);
         let mut options = ServeOptions::new(&tree);
         let (tell, told) = mpsc::channel();
         options.datagram_size = common.datagram_size;
         options.waiting = common.waiting();
         options.senders = common.senders as usize;
+        options.transport = common.transport;
         options.feed = Some(Box::new(load));
         options.on_ready = Some(Box::new(move |address| {
             let _ = tell.send(address);
