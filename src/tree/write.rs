@@ -430,6 +430,7 @@ mod tests {
     fn a_write_that_is_expected_may_be_of_any_leaf_and_length() {
         let folder = tempfile::tempdir().unwrap();
         let mut tree = create(&folder.path().join("tree"), TreeRole::Server);
+        tree.begin_life(NOW).unwrap();
         tree.write(LEAF, b"as it was").unwrap();
         let before = (value(&tree), tree.digest());
         for leaf in [0, 3, 9, 10, u32::MAX] {
