@@ -7,6 +7,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use zerocopy::Immutable;
@@ -24,6 +27,7 @@ use mapleaf::wire::DOOR_DATAGRAM_LEN;
 use mapleaf::wire::Datagram;
 use mapleaf::wire::DatagramType;
 use mapleaf::wire::Flags;
+use mapleaf::wire::GroupBody;
 use mapleaf::wire::Header;
 use mapleaf::wire::INIT_FILTER_LEN_MAX;
 use mapleaf::wire::InitBody;
@@ -59,6 +63,7 @@ const EVENT_NUM: u64 = 41;
 const COOKIE_TIME_MS: u64 = 123_456;
 const COOKIE_MAC: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210];
 
+const GROUP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 1, 2, 3)), 4_720);
 const FILTER: &str = "plant/hall-2";
 
 /// DataLocID, count of the revision, Data.
@@ -142,6 +147,24 @@ const WELCOME: Fields = &[
     ("credit_max", 4),
     ("level", 1),
     ("reserved", 3),
+];
+
+const WELCOME_GROUP: Fields = &[
+    ("nonce", 8),
+    ("view_id", 8),
+    ("life_start", 8),
+    ("period_us", 4),
+    ("heartbeat_ms", 4),
+    ("lease_ms", 4),
+    ("datagram_size", 4),
+    ("leaf_count", 4),
+    ("layout_len", 4),
+    ("credit_max", 4),
+    ("level", 1),
+    ("reserved", 3),
+    ("address: 239.1.2.3", 16),
+    ("port", 2),
+    ("reserved", 6),
 ];
 
 const TWO_LEAVES: Fields = &[
@@ -325,8 +348,8 @@ fn init() -> Vector {
     }
 }
 
-fn welcome() -> Vector {
-    let body = WelcomeBody {
+fn welcome_body() -> WelcomeBody {
+    WelcomeBody {
         nonce: U64::new(NONCE),
         view_id: U64::new(VIEW_ID),
         life_start: U64::new((u64::from(LIFE - 1) << 32) | 80),
@@ -339,20 +362,39 @@ fn welcome() -> Vector {
         credit_max: U32::new(256),
         level: 0,
         reserved: [0; 3],
-    };
-    let flags = Flags::SOURCE_IN_SYNC;
+    }
+}
+
+fn welcome() -> Vector {
+    let (body, flags) = (welcome_body(), Flags::SOURCE_IN_SYNC);
     Vector {
         file: "04-welcome.hex",
         about: "The server opens a session and says where the view stands.",
         fields: WELCOME,
         bytes: encoded(standing(DatagramType::Welcome, SESSION_ID, flags), &body, &[], 0),
         holds: |header, datagram| {
-            let Datagram::Welcome(welcome) = datagram else { return false };
+            let Datagram::Welcome(welcome, None) = datagram else { return false };
             header.channel.get() == SESSION_ID
                 && header.event_num.get() == EVENT_NUM
                 && (welcome.nonce.get(), welcome.view_id.get()) == (NONCE, VIEW_ID)
                 && welcome.lease_ms.get() == 10_000
                 && welcome.credit_max.get() == 256
+        },
+    }
+}
+
+fn welcome_group() -> Vector {
+    let (body, flags) = (welcome_body(), Flags::SOURCE_IN_SYNC);
+    let group = GroupBody::new(GROUP);
+    let header = standing(DatagramType::Welcome, SESSION_ID, flags);
+    Vector {
+        file: "04-welcome-group.hex",
+        about: "The same by a server whose view has a multicast group.",
+        fields: WELCOME_GROUP,
+        bytes: encoded(header, &body, group.as_bytes(), 0),
+        holds: |_, datagram| {
+            let Datagram::Welcome(welcome, Some(group)) = datagram else { return false };
+            welcome.view_id.get() == VIEW_ID && group.group() == Some(GROUP)
         },
     }
 }
@@ -585,6 +627,7 @@ fn vectors() -> Vec<Vector> {
         cookie(),
         init(),
         welcome(),
+        welcome_group(),
         ready(),
         layout_request(),
         layout(),

@@ -17,6 +17,7 @@ use mapleaf::wire::ByeReason;
 use mapleaf::wire::DOOR_DATAGRAM_LEN;
 use mapleaf::wire::DatagramType;
 use mapleaf::wire::Flags;
+use mapleaf::wire::GroupBody;
 use mapleaf::wire::Header;
 use mapleaf::wire::INIT_FILTER_LEN_MAX;
 use mapleaf::wire::InitBody;
@@ -114,6 +115,7 @@ fn structs() -> Vec<Laid> {
             level,
             reserved,
         }),
+        laid!(GroupBody { address, port, reserved }),
         laid!(LayoutRequestBody { offset, credit }),
         laid!(LayoutBody { offset, layout_len }),
         laid!(Parent {
@@ -201,7 +203,12 @@ fn structs_are_as_the_page_says() {
 #[test]
 fn bodies_begin_behind_the_header() {
     for laid in structs() {
-        let expected = if laid.name.ends_with("Body") { limits::DATAGRAM_HEADER_LEN } else { 0 };
+        let expected = match laid.name {
+            // The end of a WELCOME.
+            "GroupBody" => limits::DATAGRAM_HEADER_LEN + size_of::<WelcomeBody>(),
+            name if name.ends_with("Body") => limits::DATAGRAM_HEADER_LEN,
+            _ => 0,
+        };
         assert_eq!(base_of(PAGE, laid.name), Ok(expected), "{}", laid.name);
     }
 }
@@ -272,6 +279,8 @@ fn flags_are_as_the_page_says() {
         Flags::CHECKSUMS,
         Flags::LAST,
         Flags::CHANGES_PENDING,
+        Flags::GROUP_WANTED,
+        Flags::GROUP_HEARD,
     ];
     let documented: BTreeMap<String, u64> =
         codes("flags").into_iter().map(|(value, name)| (name, value as u64)).collect();

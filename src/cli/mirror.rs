@@ -11,8 +11,11 @@ use arc_swap::ArcSwap;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
+use mapleaf::net::Interface;
 use mapleaf::runtime;
 use mapleaf::runtime::Control;
+use mapleaf::runtime::GroupState;
+use mapleaf::runtime::GroupWish;
 use mapleaf::runtime::MirrorEnd;
 use mapleaf::runtime::MirrorObserver;
 use mapleaf::runtime::MirrorOptions;
@@ -59,6 +62,13 @@ pub(crate) struct MirrorArgs {
     /// Only the leaves below this parent, such as /site/rack1 [default: all]
     #[arg(long, env = "MAPLEAF_PATH", value_name = "PARENT")]
     path: Option<String>,
+    /// Take EVENTs by the server's multicast group, if it has one and it is heard
+    #[arg(long, env = "MAPLEAF_JOIN_MULTICAST", value_parser = BoolishValueParser::new())]
+    multicast: bool,
+    /// Interface to join the group on [default: that towards the server]
+    #[arg(long, env = "MAPLEAF_MULTICAST_INTERFACE", value_name = "NAME",
+        value_parser = parse::interface)]
+    multicast_interface: Option<Interface>,
     /// Serve the replica to others at this address
     #[arg(long, env = "MAPLEAF_SERVE", value_name = "ADDR")]
     serve: Option<Address>,
@@ -78,6 +88,9 @@ impl MirrorArgs {
         options.run_for = self.run_for;
         options.waiting = if self.busy_poll { Waiting::Spin } else { Waiting::Sleep };
         options.transport = self.serving.transport;
+        if self.multicast {
+            options.group = GroupWish::Join(self.multicast_interface.unwrap_or_default());
+        }
         options.serve = self.relay()?;
         if self.until_synced {
             options.until = MirrorUntil::InSync;
@@ -178,6 +191,13 @@ impl MirrorObserver for Words {
         if self.synced != Synced::Yes {
             self.synced = Synced::Yes;
             word(format_args!("in sync at revision {}", tree.newest_revision()));
+        }
+    }
+
+    fn group(&mut self, state: GroupState) {
+        match state {
+            GroupState::Heard => word("hears the multicast group"),
+            _ => word("nothing comes by the multicast group: going on without it"),
         }
     }
 

@@ -11,6 +11,7 @@ use anyhow::bail;
 
 use mapleaf::layout::limits::DATAGRAM_SIZE_MAX;
 use mapleaf::layout::limits::DATAGRAM_SIZE_MIN;
+use mapleaf::net::Interface;
 use mapleaf::runtime::Transport;
 
 /// Units of time, with their length in microseconds.
@@ -49,6 +50,19 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 pub(crate) fn size_u32(text: &str) -> Result<u32, String> {
     let bytes = size(text)?;
     u32::try_from(bytes).map_err(|_| format!("wanted less than 4GiB, found {bytes} bytes"))
+}
+
+/// A multicast group, `239.1.2.3:4721` or `[ff15::1]:4721`.
+pub(crate) fn group(text: &str) -> Result<SocketAddr, String> {
+    text.parse::<SocketAddr>()
+        .ok()
+        .filter(|group| group.ip().is_multicast() && group.port() != 0)
+        .ok_or_else(|| "wanted a multicast group such as 239.1.2.3:4721 or [ff15::1]:4721".into())
+}
+
+/// A network interface, by its name.
+pub(crate) fn interface(name: &str) -> Result<Interface, String> {
+    Interface::named(name).map_err(|error| error.to_string())
 }
 
 /// What datagrams leave by.

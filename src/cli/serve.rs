@@ -1,5 +1,6 @@
 //! `mapleaf serve`: serves a tree until a signal comes.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,9 +10,11 @@ use clap::Args;
 use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 
+use mapleaf::net::Interface;
 use mapleaf::runtime;
 use mapleaf::runtime::Control;
 use mapleaf::runtime::Durability;
+use mapleaf::runtime::Multicast;
 use mapleaf::runtime::ReloadableConfig;
 use mapleaf::runtime::SENDERS_MAX;
 use mapleaf::runtime::ServeOptions;
@@ -20,6 +23,7 @@ use mapleaf::tree::Damaged;
 
 use crate::cli::exit::Exit;
 use crate::cli::output::say;
+use crate::cli::parse;
 use crate::cli::parse::Address;
 use crate::cli::serving::ServingArgs;
 
@@ -40,6 +44,17 @@ pub(crate) struct ServeArgs {
     /// Poll without sleeping: lowest latency, one core busy
     #[arg(long, env = "MAPLEAF_BUSY_POLL", value_parser = BoolishValueParser::new())]
     busy_poll: bool,
+    /// Multicast group: EVENTs of the whole tree leave once for all mirrors that hear it,
+    /// such as 239.1.2.3:4721 or [ff15::1]:4721
+    #[arg(long, env = "MAPLEAF_MULTICAST", value_name = "GROUP", value_parser = parse::group)]
+    multicast: Option<SocketAddr>,
+    /// Interface that datagrams to the group leave by [default: that of --listen]
+    #[arg(long, env = "MAPLEAF_MULTICAST_INTERFACE", value_name = "NAME",
+        value_parser = parse::interface)]
+    multicast_interface: Option<Interface>,
+    /// Networks that they pass: 1 is the server's own
+    #[arg(long, env = "MAPLEAF_MULTICAST_TTL", value_name = "N", default_value_t = 1)]
+    multicast_ttl: u8,
     /// Threads that send beside the loop, for many clients and spare cores
     #[arg(long, env = "MAPLEAF_SENDERS", value_name = "N", default_value = "0",
         value_parser = clap::value_parser!(u32).range(0..=SENDERS_MAX as i64))]
@@ -81,6 +96,11 @@ impl ServeArgs {
             Survives::Power => Durability::Power,
         };
         options.damaged = if self.reset_damaged { Damaged::Reset } else { Damaged::Refuse };
+        options.multicast = self.multicast.map(|group| Multicast {
+            group,
+            interface: self.multicast_interface.unwrap_or_default(),
+            hops: self.multicast_ttl,
+        });
         options.live = Arc::new(ArcSwap::from_pointee(self.config()));
         options.on_ready = Some(Box::new(|address| {
             // Whoever started it may have closed its end: it serves all the same.

@@ -21,8 +21,7 @@ pub(crate) struct ServingArgs {
     #[arg(long, env = "MAPLEAF_DATAGRAM_SIZE", value_name = "SIZE", default_value = "1200",
         value_parser = parse::datagram_size)]
     pub(crate) datagram_size: usize,
-    /// What datagrams leave by: the UDP socket, or a raw IP socket beside it (needs
-    /// CAP_NET_RAW)
+    /// What sends: the UDP socket, or a raw one (needs CAP_NET_RAW)
     #[arg(long, env = "MAPLEAF_TRANSPORT", value_name = "udp|raw", default_value = "udp",
         value_parser = parse::transport)]
     pub(crate) transport: Transport,

@@ -1,11 +1,15 @@
 //! What the socket does through Linux: batches, offloads, buffers and errors.
 
+use std::ffi::CStr;
 use std::ffi::c_int;
 use std::io;
 use std::net::UdpSocket;
+use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
+
+use socket2::Socket;
 
 use crate::net::counters::Tally;
 use crate::net::options::Offload;
@@ -108,6 +112,18 @@ pub(super) fn gro(socket: &UdpSocket, wanted: Offload) -> Support {
 pub(super) fn keep_errors_apart(socket: &UdpSocket) {
     let _ = sys::set_option(socket.as_fd(), libc::SOL_IP, libc::IP_RECVERR, 0);
     let _ = sys::set_option(socket.as_fd(), libc::SOL_IPV6, libc::IPV6_RECVERR, 0);
+}
+
+/// The index of the interface with this name.
+pub(super) fn interface_index(name: &CStr) -> io::Result<NonZeroU32> {
+    let missing = || io::Error::new(io::ErrorKind::NotFound, "there is no such interface");
+    NonZeroU32::new(sys::interface_index(name)).ok_or_else(missing)
+}
+
+/// Lets datagrams to groups of IPv4 leave by the interface with this index.
+pub(super) fn set_interface_v4(socket: &Socket, index: NonZeroU32) -> io::Result<()> {
+    let index = c_int::try_from(index.get()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    sys::set_multicast_interface(socket.as_fd(), index)
 }
 
 pub(super) fn queue_drops(socket: &UdpSocket) -> Support {

@@ -24,6 +24,7 @@ mod batch;
 mod counters;
 #[cfg(target_os = "linux")]
 mod linux;
+mod multicast;
 mod options;
 #[cfg(not(target_os = "linux"))]
 mod other;
@@ -47,6 +48,7 @@ pub use batch::RecvBatch;
 pub use counters::Counters;
 pub use counters::SendErrors;
 pub use counters::SendReport;
+pub use multicast::Interface;
 pub use options::Capabilities;
 pub use options::Offload;
 pub use options::ReusePort;

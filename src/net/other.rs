@@ -1,11 +1,14 @@
 //! What the socket does through a Unix system other than Linux: one call a
 //! datagram, no offloads.
 
+use std::ffi::CStr;
 use std::io;
 use std::net::SocketAddr;
 use std::net::UdpSocket;
+use std::num::NonZeroU32;
 
 use socket2::SockRef;
+use socket2::Socket;
 
 use crate::net::counters::Tally;
 use crate::net::options::Offload;
@@ -21,6 +24,15 @@ pub(super) use crate::net::portable::ReceiveArrays;
 #[derive(Debug, Default)]
 pub(super) struct SendArrays;
 
+/// No way to ask that needs no unsafe code here.
+pub(super) fn interface_index(_: &CStr) -> io::Result<NonZeroU32> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(super) fn set_interface_v4(_: &Socket, _: NonZeroU32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// There is none on these systems.
 #[derive(Debug)]
 pub(super) enum RawSender {}
@@ -31,6 +43,14 @@ impl RawSender {
     }
 
     pub(super) fn transmit<'m>(&mut self, _: impl Iterator<Item = Message<'m>>, _: &mut Tally) {
+        match *self {}
+    }
+
+    pub(super) fn try_clone(&self) -> io::Result<RawSender> {
+        match *self {}
+    }
+
+    pub(super) fn socket(&self) -> SockRef<'_> {
         match *self {}
     }
 

@@ -86,6 +86,22 @@ impl RawSender {
         })
     }
 
+    /// Another handle of the raw socket, with arrays of its own.
+    pub(super) fn try_clone(&self) -> io::Result<RawSender> {
+        Ok(RawSender {
+            socket: self.socket.try_clone()?,
+            source_port: self.source_port,
+            peer: self.peer,
+            arrays: SendArrays::default(),
+            headers: Vec::with_capacity(MESSAGES_MAX),
+        })
+    }
+
+    /// The raw socket.
+    pub(super) fn socket(&self) -> SockRef<'_> {
+        SockRef::from(&self.socket)
+    }
+
     /// Sends the messages, each of one datagram, from where they lie; those without
     /// an address go to the peer.
     pub(super) fn transmit<'m>(

@@ -103,8 +103,8 @@ impl UdpSocket {
     /// The process has no descriptors left, or no `CAP_NET_RAW` any more.
     pub fn try_clone(&self) -> io::Result<UdpSocket> {
         let inner = self.inner.try_clone()?;
-        // A raw socket of its own: an array of headers is not shared.
-        let raw = self.raw.as_ref().map(|_| platform::RawSender::beside(&inner)).transpose()?;
+        // The same raw socket with what was set on it; an array of headers is not shared.
+        let raw = self.raw.as_ref().map(platform::RawSender::try_clone).transpose()?;
         Ok(UdpSocket {
             inner,
             raw,
@@ -264,6 +264,11 @@ impl UdpSocket {
             self.drops_seen = drops;
         }
         Ok(arrival.datagrams + arrival.truncated)
+    }
+
+    /// The raw socket beside it, if there is one.
+    pub(super) fn raw_socket(&self) -> Option<SockRef<'_>> {
+        self.raw.as_ref().map(platform::RawSender::socket)
     }
 
     fn transmit<'m>(&mut self, messages: impl Iterator<Item = Message<'m>> + Clone) -> SendReport {

@@ -7,6 +7,7 @@
 //! it lives; what is left in an array afterwards is never followed.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::ffi::c_int;
 use std::ffi::c_uint;
 use std::fmt;
@@ -49,6 +50,25 @@ pub(super) fn option(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> io::R
     // `value` is; the kernel writes no more than that, and any int is valid.
     let result = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, to, room) };
     checked(result).map(|_| value)
+}
+
+/// Chooses the interface by which datagrams to groups of IPv4 leave.
+pub(super) fn set_multicast_interface(socket: BorrowedFd<'_>, index: c_int) -> io::Result<()> {
+    let nobody = libc::in_addr { s_addr: 0 };
+    let choice = libc::ip_mreqn { imr_multiaddr: nobody, imr_address: nobody, imr_ifindex: index };
+    let (level, name) = (libc::IPPROTO_IP, libc::IP_MULTICAST_IF);
+    let from = (&raw const choice).cast();
+    let len = size_of::<libc::ip_mreqn>() as libc::socklen_t;
+    // SAFETY: `from` points to `choice`, which lives to the end of this function and
+    // is `len` bytes long; the kernel reads that much and keeps no pointer.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, from, len) };
+    checked(result).map(drop)
+}
+
+/// The index of the interface with this name; 0 if there is none.
+pub(super) fn interface_index(name: &CStr) -> c_uint {
+    // SAFETY: `name` is a string that ends with a zero and lives through the call.
+    unsafe { libc::if_nametoindex(name.as_ptr()) }
 }
 
 /// Whether a message of `segments` segments passes through the kernel: sent by a

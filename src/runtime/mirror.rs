@@ -27,6 +27,7 @@ use crate::runtime::clock::Turn;
 use crate::runtime::control::Control;
 use crate::runtime::error::LoopError;
 use crate::runtime::error::MirrorError;
+use crate::runtime::group::GroupSide;
 use crate::runtime::journal::Journal;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::lookout::Lookout;
@@ -140,6 +141,7 @@ struct Mirror<'o> {
     batch: RecvBatch,
     buffered_max: usize,
     core: Core<'o>,
+    group: GroupSide,
     relay: Option<Relay>,
     journal: Journal,
     lookout: Lookout,
@@ -188,6 +190,7 @@ impl<'o> Mirror<'o> {
             outlet: Outlet::of_client(socket),
             batch: RecvBatch::default(),
             core: Core::new(client, keeper, observer, how, options.until),
+            group: GroupSide::new(options.group, options.server, options.receive_buffer),
             relay,
             journal: Journal::new(control, now),
             lookout: Lookout::new(now),
@@ -208,6 +211,8 @@ impl<'o> Mirror<'o> {
             let waited = self.poller.wait(turn.timeout(), control);
             waited.map_err(LoopError::system("wait for datagrams"))?;
             self.receive()?;
+            let now = self.clock.now();
+            self.group.follow(now, &mut self.poller, &self.outlet, &mut self.core);
             self.core.handle_timeout(turn.time_of_timers(self.clock), &mut self.outlet)?;
             self.relay(Some(turn))?;
             self.look()?;
@@ -239,6 +244,7 @@ impl<'o> Mirror<'o> {
     /// Takes all that came, so far as it can have lain there when the turn began.
     fn receive(&mut self) -> Result<(), MirrorError> {
         let mut read = 0;
+        self.receive_group()?;
         while self.poller.is_ready(self.source) && read <= self.buffered_max {
             match self.outlet.socket.receive(&mut self.batch) {
                 Ok(0) => {
@@ -256,8 +262,14 @@ impl<'o> Mirror<'o> {
                 }
             }
             self.relay(None)?;
+            self.receive_group()?;
         }
         Ok(())
+    }
+
+    fn receive_group(&mut self) -> Result<(), MirrorError> {
+        let (clock, core) = (self.clock, &mut self.core);
+        self.group.receive(|| clock.now(), &mut self.poller, &mut self.outlet, core)
     }
 
     fn take_batch(&mut self) -> Result<(), MirrorError> {
@@ -302,7 +314,8 @@ impl<'o> Mirror<'o> {
             self.core.save();
         }
         let (core, outlet, relay) = (&self.core, &self.outlet, self.relay.as_ref());
-        self.journal.keep(now, |counters| count(core, outlet, relay, counters));
+        let group = self.group.socket();
+        self.journal.keep(now, |counters| count(core, outlet, group, relay, counters));
     }
 
     fn ended(&self, control: &Control) -> Result<Option<MirrorEnd>, MirrorError> {
@@ -350,7 +363,8 @@ impl<'o> Mirror<'o> {
         // What happens to a session that is over interests nobody.
         let _ = self.core.drain(self.clock.now(), &mut self.outlet);
         let mut counters = Counters::default();
-        count(&self.core, &self.outlet, self.relay.as_ref(), &mut counters);
+        let group = self.group.socket();
+        count(&self.core, &self.outlet, group, self.relay.as_ref(), &mut counters);
         self.journal.end(&counters);
         let (tree_id, life) = match self.core.keeper.leaves() {
             Some(leaves) => (Some(leaves.tree_id()), leaves.life()),
@@ -373,7 +387,13 @@ fn following(options: &MirrorOptions, changes: Changes) -> Following {
     }
 }
 
-fn count(core: &Core<'_>, outlet: &Outlet, relay: Option<&Relay>, counters: &mut Counters) {
+fn count(
+    core: &Core<'_>,
+    outlet: &Outlet,
+    group: Option<&UdpSocket>,
+    relay: Option<&Relay>,
+    counters: &mut Counters,
+) {
     counters.add("client", core.client.counters().entries());
     let status = core.status();
     let levels = [
@@ -385,6 +405,9 @@ fn count(core: &Core<'_>, outlet: &Outlet, relay: Option<&Relay>, counters: &mut
         counters.add_level("client", name, help, value);
     }
     outlet.count(PARTS, counters);
+    if let Some(group) = group {
+        counters.add_socket("group_socket", &group.counters());
+    }
     if let Some(relay) = relay {
         relay.count(counters);
     }

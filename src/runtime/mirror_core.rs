@@ -4,6 +4,7 @@
 //! are acted on (a layout makes the replica, or makes it grow), and the observer is
 //! told.
 
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 
 use tracing::info;
@@ -19,6 +20,7 @@ use crate::runtime::error::MirrorError;
 use crate::runtime::keeper::Keeper;
 use crate::runtime::mirror::MirrorEnd;
 use crate::runtime::observer::Changes;
+use crate::runtime::observer::GroupState;
 use crate::runtime::observer::MirrorObserver;
 use crate::runtime::observer::MirrorStatus;
 use crate::runtime::options::MirrorUntil;
@@ -83,6 +85,25 @@ impl<'o> Core<'o> {
         self.drain(now, outlet)
     }
 
+    /// Takes one datagram that came by the multicast group from `from`. Only what
+    /// the server sent is believed.
+    pub(super) fn handle_group_datagram(
+        &mut self,
+        now: Time,
+        from: SocketAddr,
+        datagram: &[u8],
+        outlet: &mut Outlet,
+    ) -> Result<(), MirrorError> {
+        let server = self.keeper.server();
+        // Beside IPv6 addresses stands the interface that they came by.
+        if (from.ip(), from.port()) != (server.ip(), server.port()) {
+            self.client.note_group_stranger();
+            return Ok(());
+        }
+        self.client.handle_group_datagram(now, datagram, self.keeper.leaves_mut());
+        self.drain(now, outlet)
+    }
+
     pub(super) fn handle_timeout(
         &mut self,
         now: Time,
@@ -123,6 +144,8 @@ impl<'o> Core<'o> {
             }
             ClientEvent::InSync => self.in_sync(),
             ClientEvent::OutOfSync => self.observer.out_of_sync(),
+            ClientEvent::GroupHeard => self.observer.group(GroupState::Heard),
+            ClientEvent::GroupSilent => self.observer.group(GroupState::Silent),
         }
         Ok(())
     }

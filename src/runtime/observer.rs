@@ -32,6 +32,16 @@ pub struct MirrorStatus {
     pub applied: u64,
 }
 
+/// By which way the EVENTs of a mirror come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GroupState {
+    /// By the multicast group.
+    Heard,
+    /// To the mirror's own address: nothing comes by the group.
+    Silent,
+}
+
 /// Told of what happens to a mirror, from its own loop: it must not block.
 ///
 /// Every method does nothing unless it is written.
@@ -73,6 +83,11 @@ pub trait MirrorObserver {
 
     /// The server fell silent, or ended the session: it is joined again.
     fn rejoining(&mut self) {}
+
+    /// The multicast group began to be heard, or fell silent.
+    fn group(&mut self, state: GroupState) {
+        let _ = state;
+    }
 
     /// The server refused the session. The mirror ends with this error.
     fn refused(&mut self, error: &JoinError) {

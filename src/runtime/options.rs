@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
+use crate::net::Interface;
 use crate::net::UdpSocket;
 use crate::runtime::error::LoopError;
 use crate::runtime::feed::Feed;
@@ -67,6 +68,34 @@ impl Transport {
             }
         }
     }
+}
+
+/// A multicast group that a server sends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Multicast {
+    /// The group, of the family of the server's address.
+    pub group: SocketAddr,
+    /// By which interface datagrams leave.
+    pub interface: Interface,
+    /// How many networks they pass: 1 keeps them in the server's own.
+    pub hops: u8,
+}
+
+impl Multicast {
+    /// The group, in the server's own network, by the interface of the routes.
+    pub fn new(group: SocketAddr) -> Multicast {
+        Multicast { group, interface: Interface::OfRoutes, hops: 1 }
+    }
+}
+
+/// Whether a mirror wants EVENTs by the multicast group that its server tells of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupWish {
+    /// They come to its own address.
+    #[default]
+    Decline,
+    /// It joins the group by this interface, and goes on without where nothing comes.
+    Join(Interface),
 }
 
 /// What an acknowledged report survives.
@@ -146,6 +175,8 @@ pub struct ServeOptions {
     pub live: Arc<ArcSwap<ReloadableConfig>>,
     /// Called when the server takes datagrams.
     pub on_ready: Option<OnReady>,
+    /// Group for those who want the whole tree, if there is to be one.
+    pub multicast: Option<Multicast>,
     /// Where changes come from beside devices.
     pub feed: Option<Box<dyn Feed>>,
 }
@@ -166,6 +197,7 @@ impl ServeOptions {
             senders: 0,
             live: Arc::default(),
             on_ready: None,
+            multicast: None,
             feed: None,
         }
     }
@@ -235,6 +267,8 @@ pub struct MirrorOptions {
     pub transport: Transport,
     /// Receive buffer to ask for, in bytes.
     pub receive_buffer: usize,
+    /// Whether EVENTs are to come by a multicast group.
+    pub group: GroupWish,
     /// Serves the replica to others at the same time.
     pub serve: Option<RelayOptions>,
 }
@@ -253,6 +287,7 @@ impl MirrorOptions {
             waiting: Waiting::default(),
             transport: Transport::default(),
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
+            group: GroupWish::default(),
             serve: None,
         }
     }

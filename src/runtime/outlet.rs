@@ -101,6 +101,8 @@ pub(super) struct Outlet {
     /// of a tree.
     memory: Option<Memory>,
     gathered: Gathered,
+    /// The multicast group that the socket is prepared to send to.
+    pub(super) group: Option<SocketAddr>,
 }
 
 #[derive(Debug)]
@@ -121,18 +123,22 @@ enum Events {
 impl Outlet {
     /// The way out of a client or device.
     pub(super) fn of_client(socket: UdpSocket) -> Outlet {
-        Outlet { socket, memory: None, gathered: Gathered::default() }
+        Outlet { socket, memory: None, gathered: Gathered::default(), group: None }
     }
 
     /// The way out of a server.
     ///
     /// # Errors
     /// There is no memory for the ring.
-    pub(super) fn of_server(socket: UdpSocket, ring_size: usize) -> io::Result<Outlet> {
+    pub(super) fn of_server(
+        socket: UdpSocket,
+        ring_size: usize,
+        group: Option<SocketAddr>,
+    ) -> io::Result<Outlet> {
         let events = Events::Own(EventRing::new(ring_size)?);
         let arena = EventRing::new(ARENA_SIZE)?;
         let memory = Some(Memory { events, arena });
-        Ok(Outlet { socket, memory, gathered: Gathered::with_room() })
+        Ok(Outlet { socket, memory, gathered: Gathered::with_room(), group })
     }
 
     /// Lets so many threads send the EVENTs of a server, from a ring of their own.

@@ -67,6 +67,7 @@ impl Relay {
             transport: options.transport,
             ring_size: options.ring_size,
             receive_buffer: options.receive_buffer,
+            multicast: None,
         };
         let outlet = listen.bind(&options.live.load())?;
         let stage = Stage::Bound(Box::new(outlet), options.on_ready);

@@ -77,7 +77,11 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
         transport: options.transport,
         ring_size: options.ring_size,
         receive_buffer: options.receive_buffer,
+        multicast: options.multicast,
     };
+    if let Some(multicast) = options.multicast.filter(|_| options.senders > 0) {
+        return Err(LoopError::GroupOfSenders { group: multicast.group }.into());
+    }
     // First, so that a port that is taken leaves the tree as its last owner did.
     let outlet = listen.bind(&live.load())?;
     let mut tree = open(&options)?;

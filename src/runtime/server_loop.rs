@@ -4,6 +4,7 @@
 //! fills. Datagrams are taken before time is: a process that was stopped for a while
 //! reads what came meanwhile before it lets a lease run out.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ use crate::runtime::clock::cookie_mac;
 use crate::runtime::control::Stop;
 use crate::runtime::error::LoopError;
 use crate::runtime::metrics::Counters;
+use crate::runtime::options::Multicast;
 use crate::runtime::options::ReloadableConfig;
 use crate::runtime::options::SEND_BUFFER;
 use crate::runtime::options::Transport;
@@ -87,6 +89,7 @@ pub(super) struct Listen {
     pub(super) transport: Transport,
     pub(super) ring_size: usize,
     pub(super) receive_buffer: usize,
+    pub(super) multicast: Option<Multicast>,
 }
 
 impl Listen {
@@ -106,7 +109,20 @@ impl Listen {
         let mut socket = UdpSocket::bind(address, &options)
             .map_err(|source| LoopError::Bind { address, source })?;
         self.transport.apply(&mut socket)?;
-        Outlet::of_server(socket, self.ring_size).map_err(LoopError::system("map the event ring"))
+        if let Some(multicast) = self.multicast {
+            let Multicast { group, interface, hops } = multicast;
+            let reach = match group.ip().is_multicast() && group.is_ipv4() == address.is_ipv4() {
+                true => socket.reach_groups(interface, hops),
+                false => Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "wanted a multicast address of the family of the server's, such as 239.1.2.3",
+                )),
+            };
+            reach.map_err(|source| LoopError::Group { group, source })?;
+        }
+        let group = self.multicast.map(|multicast| multicast.group);
+        Outlet::of_server(socket, self.ring_size, group)
+            .map_err(LoopError::system("map the event ring"))
     }
 
     /// Checks that those who reach the address are meant to.
@@ -176,7 +192,10 @@ impl ServingSide {
     ) -> Result<ServingSide, LoopError> {
         let (parts, reports) = kind;
         let random = OsRandom::new().map_err(LoopError::system("draw random numbers"))?;
-        let config = server_config(&live.load(), datagram_size, reports);
+        let config = ServerConfig {
+            group: outlet.group,
+            ..server_config(&live.load(), datagram_size, reports)
+        };
         let period = config.period;
         let server = Server::new(config, Box::new(random), clock.now(), end, tree);
         Ok(ServingSide {
@@ -460,6 +479,7 @@ mod tests {
             transport: Transport::Udp,
             ring_size: 0,
             receive_buffer: 0,
+            multicast: None,
         };
         let mut config = ReloadableConfig::default();
         assert!(matches!(listen.bind(&config), Err(LoopError::Exposed { .. })));
@@ -478,6 +498,7 @@ mod tests {
             transport: Transport::Udp,
             ring_size: 0,
             receive_buffer: 0,
+            multicast: None,
         };
         let first = listen.bind(&config).unwrap();
         listen.address = first.socket.local_addr().unwrap();

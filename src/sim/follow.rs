@@ -170,7 +170,11 @@ impl World {
                     let name = &self.names[index];
                     self.checks.fail("liveness", || format!("{name}: {error}"));
                 }
-                ClientEvent::Rejoining | ClientEvent::InSync | ClientEvent::OutOfSync => {}
+                ClientEvent::Rejoining
+                | ClientEvent::InSync
+                | ClientEvent::OutOfSync
+                | ClientEvent::GroupHeard
+                | ClientEvent::GroupSilent => {}
             }
         }
         self.relay(index);

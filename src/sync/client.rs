@@ -8,6 +8,8 @@ use crate::layout::Life;
 use crate::layout::Revision;
 use crate::layout::TreeId;
 use crate::sync::counters::ClientCounters;
+use crate::sync::ear::Change;
+use crate::sync::ear::Ear;
 use crate::sync::follow::Desk;
 use crate::sync::follow::FollowConfig;
 use crate::sync::follow::Follower;
@@ -115,6 +117,10 @@ pub enum ClientEvent {
     InSync,
     /// It does not, or it is not known.
     OutOfSync,
+    /// EVENTs come by the multicast group.
+    GroupHeard,
+    /// Nothing comes by the multicast group: EVENTs come to the client's own address.
+    GroupSilent,
 }
 
 /// A client without sockets: see the module's contract.
@@ -128,6 +134,7 @@ pub struct Client {
     pull: Option<LayoutPull>,
     layout_blob: Vec<u8>,
     follower: Option<Follower>,
+    ear: Ear,
     was_in_sync: bool,
     outbox: Outbox,
     events: VecDeque<ClientEvent>,
@@ -159,6 +166,7 @@ impl Client {
             pull: None,
             layout_blob: Vec::new(),
             follower: None,
+            ear: Ear::CLOSED,
             was_in_sync: false,
             outbox: Outbox::with_room(0, 0),
             events: VecDeque::with_capacity(EVENTS_ROOM),
@@ -169,6 +177,59 @@ impl Client {
             client.fail(JoinError::FilterTooLong { found });
         }
         client
+    }
+
+    /// Takes note that the driver has joined the multicast group that
+    /// [`Joined::group`] names, and gives what comes there to
+    /// [`Client::handle_group_datagram`].
+    pub fn listen(&mut self, now: Time) {
+        if let Some(joined) = self.joined.filter(|joined| joined.group.is_some()) {
+            self.ear = Ear::open(&joined, now);
+        }
+    }
+
+    /// Takes one datagram that came by the group from the server's own address. What
+    /// waits by the group is to be handled before what waits in the other socket.
+    pub fn handle_group_datagram<T: ReplicaLeaves>(
+        &mut self,
+        now: Time,
+        bytes: &[u8],
+        tree: Option<&mut T>,
+    ) {
+        self.wake(now);
+        let decoded = wire::decode(bytes).ok().filter(|(header, datagram)| {
+            let is_shared = matches!(datagram, Datagram::Event(_) | Datagram::Tick(_));
+            let is_ours = |joined: &Joined| is_of_view(joined, header);
+            is_shared && self.ear.is_open() && self.joined.as_ref().is_some_and(is_ours)
+        });
+        let (Some((header, datagram)), Some(joined)) = (decoded, self.joined) else {
+            self.counters.group_foreign += 1;
+            return;
+        };
+        self.counters.group_datagrams += 1;
+        self.last_heard = now;
+        let change = self.ear.heard(now);
+        self.note_ear(change);
+        self.dispatch(now, &joined, header, datagram, tree);
+    }
+
+    /// Counts a datagram that came by the group from another address than the server's.
+    pub fn note_group_stranger(&mut self) {
+        self.counters.group_foreign += 1;
+    }
+
+    fn note_ear(&mut self, change: Option<Change>) {
+        match change {
+            None => {}
+            Some(Change::Heard) => {
+                self.counters.group_heard += 1;
+                self.events.push_back(ClientEvent::GroupHeard);
+            }
+            Some(Change::Silent) => {
+                self.counters.group_silent += 1;
+                self.events.push_back(ClientEvent::GroupSilent);
+            }
+        }
     }
 
     /// Takes one datagram. `tree` is the copy, if there is one already.
@@ -185,7 +246,7 @@ impl Client {
             return;
         };
         match datagram {
-            Datagram::Cookie | Datagram::Welcome(_) => self.knock(now, header, &datagram, tree),
+            Datagram::Cookie | Datagram::Welcome(..) => self.knock(now, header, &datagram, tree),
             Datagram::Bye(reason) => self.take_bye(now, header, reason, tree),
             datagram => self.take(now, header, datagram, tree),
         }
@@ -200,6 +261,8 @@ impl Client {
         if let (Some(pull), Some(joined)) = (&mut self.pull, &self.joined) {
             pull.handle_timeout(now, joined, &mut self.outbox);
         }
+        let change = self.ear.handle_timeout(now);
+        self.note_ear(change);
         let is_silent =
             self.joined.is_some_and(|joined| now.since(self.last_heard) > silence_limit(&joined));
         let is_deaf =
@@ -274,7 +337,8 @@ impl Client {
             self.joined.map(|joined| self.last_heard.after(silence_limit(&joined)).after(TICK));
         let pull = self.pull.as_ref().map(LayoutPull::poll_timeout);
         let follower = self.active_follower().map(Follower::poll_timeout);
-        [self.joiner.poll_timeout(), silence, pull, follower].into_iter().flatten().min()
+        let ear = follower.and_then(|_| self.ear.poll_timeout());
+        [self.joiner.poll_timeout(), silence, pull, follower, ear].into_iter().flatten().min()
     }
 
     /// What was counted.
@@ -354,6 +418,7 @@ impl Client {
     fn enter<T: ReplicaLeaves>(&mut self, now: Time, joined: Joined, mut tree: Option<&mut T>) {
         self.counters.joins += 1;
         self.joined = Some(joined);
+        self.ear = Ear::CLOSED;
         self.last_heard = now;
         self.pull = None;
         let held_layout = self.config.held.map(|held| held.layout_hash);
@@ -452,6 +517,7 @@ impl Client {
             random: &mut *self.random,
             outbox: &mut self.outbox,
             counters: &mut self.counters,
+            ear: &mut self.ear,
         };
         match datagram {
             Datagram::Event(leaves) => follower.handle_event(&mut desk, header, leaves, tree),
@@ -477,6 +543,7 @@ impl Client {
             random: &mut *self.random,
             outbox: &mut self.outbox,
             counters: &mut self.counters,
+            ear: &mut self.ear,
         };
         if follower.take_false_run() {
             self.rejoin(now, Duration::ZERO);
@@ -501,6 +568,7 @@ impl Client {
     fn rejoin(&mut self, now: Time, delay: Duration) {
         self.counters.rejoins += 1;
         self.joined = None;
+        self.ear = Ear::CLOSED;
         self.pull = None;
         if let Some(follower) = &mut self.follower {
             follower.pause();
@@ -516,6 +584,14 @@ impl Client {
         self.set_in_sync(false);
         self.events.push_back(ClientEvent::Refused(error));
     }
+}
+
+/// Whether a datagram is of the session's tree, life, layout and view.
+fn is_of_view(joined: &Joined, header: &Header) -> bool {
+    joined.tree_id.0 == header.tree_id.get()
+        && joined.view_id == header.channel.get()
+        && joined.life.0 == header.life.get()
+        && joined.layout_hash.0 == header.layout_hash.get()
 }
 
 /// Silence counts when it is longer than its limit, so it is looked at just after.

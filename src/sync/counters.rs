@@ -87,6 +87,10 @@ counters! {
         leaves_reported,
         /// Leaves of REPORTs refused.
         leaves_refused,
+        /// Times that a client began to hear the multicast group and needs no EVENTs of its own.
+        group_joined,
+        /// Times that a client went back to EVENTs of its own.
+        group_left,
     }
 }
 
@@ -145,6 +149,14 @@ counters! {
         digest_mismatches,
         /// Periods after which the digest showed equality.
         digest_matches,
+        /// EVENTs and TICKs that came by the multicast group.
+        group_datagrams,
+        /// Datagrams dropped that came by the multicast group: of another sender, view or type.
+        group_foreign,
+        /// Times that the multicast group began to be heard.
+        group_heard,
+        /// Times that nothing came by the multicast group any more.
+        group_silent,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The client's side of the door: HELLO, COOKIE, INIT, WELCOME, READY.
 
 use core::fmt;
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use zerocopy::little_endian::U16;
@@ -22,6 +23,7 @@ use crate::wire::ByeReason;
 use crate::wire::DOOR_DATAGRAM_LEN;
 use crate::wire::Datagram;
 use crate::wire::DatagramType;
+use crate::wire::GroupBody;
 use crate::wire::Header;
 use crate::wire::INIT_FILTER_LEN_MAX;
 use crate::wire::InitBody;
@@ -105,6 +107,8 @@ pub struct Joined {
     pub layout_len: u32,
     /// Most datagrams in answer to one request.
     pub credit_max: u16,
+    /// Multicast group of the view, if it has one.
+    pub group: Option<SocketAddr>,
 }
 
 /// Why a server cannot be joined. Trying again would not help.
@@ -360,10 +364,10 @@ impl Joiner {
                 self.wait = RETRY_FIRST;
                 JoinOutcome::Progress
             }
-            (Step::Init { .. }, Datagram::Welcome(welcome))
+            (Step::Init { .. }, Datagram::Welcome(welcome, group))
                 if welcome.nonce.get() == self.nonce =>
             {
-                self.finish(header, welcome, outbox)
+                self.finish(header, welcome, *group, outbox)
             }
             (Step::Hello | Step::Init { .. }, Datagram::Bye(Some(reason))) if ours => {
                 let detail = header.detail.get();
@@ -378,9 +382,10 @@ impl Joiner {
         &mut self,
         header: &Header,
         welcome: &WelcomeBody,
+        group: Option<&GroupBody>,
         outbox: &mut Outbox,
     ) -> JoinOutcome {
-        let joined = joined(header, welcome);
+        let joined = joined(header, welcome, group);
         if let Err(error) = self.check(&joined) {
             self.step = Step::Stopped;
             return JoinOutcome::Failed(error);
@@ -423,7 +428,7 @@ fn setting(name: &'static str, found: u64, expected: (u64, u64)) -> Result<(), J
     }
 }
 
-fn joined(header: &Header, welcome: &WelcomeBody) -> Joined {
+fn joined(header: &Header, welcome: &WelcomeBody, group: Option<&GroupBody>) -> Joined {
     Joined {
         tree_id: TreeId(header.tree_id.get()),
         life: Life(header.life.get()),
@@ -440,6 +445,7 @@ fn joined(header: &Header, welcome: &WelcomeBody) -> Joined {
         leaf_count: welcome.leaf_count.get(),
         layout_len: welcome.layout_len.get(),
         credit_max: u16::try_from(welcome.credit_max.get()).unwrap_or(u16::MAX).max(1),
+        group: group.and_then(GroupBody::group),
     }
 }
 

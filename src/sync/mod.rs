@@ -18,7 +18,10 @@ mod client;
 mod cookie;
 mod counters;
 mod device;
+mod ear;
 mod follow;
+#[cfg(test)]
+mod group_stories;
 mod handled;
 mod join;
 mod layout_pull;

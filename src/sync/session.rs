@@ -4,6 +4,29 @@ use crate::sync::budget::TokenBucket;
 use crate::sync::join::Role;
 use crate::sync::server::Reported;
 use crate::sync::time::Time;
+use crate::wire::Flags;
+
+/// By which ways a client gets the EVENTs of its view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// To its own address.
+    Own,
+    /// To its own address, and by the group that it tries to hear.
+    Both,
+    /// By the group alone.
+    Group,
+}
+
+impl Delivery {
+    /// What the flags of a REQUEST ask for.
+    pub(crate) fn asked(flags: Flags) -> Delivery {
+        match (flags.has(Flags::GROUP_WANTED), flags.has(Flags::GROUP_HEARD)) {
+            (false, _) => Delivery::Own,
+            (true, false) => Delivery::Both,
+            (true, true) => Delivery::Group,
+        }
+    }
+}
 
 /// One client.
 #[derive(Debug)]
@@ -21,4 +44,5 @@ pub(crate) struct Session {
     pub(crate) budget: TokenBucket,
     /// Device: the REPORTs that were handled.
     pub(crate) reported: Reported,
+    pub(crate) delivery: Delivery,
 }

@@ -320,7 +320,16 @@ pub(crate) struct Copy {
     pub(crate) is_stopped: bool,
     /// It wants some of the leaves only.
     is_partial: bool,
-    waiting: Vec<Vec<u8>>,
+    /// It joins the multicast group that a server tells of.
+    pub(crate) wants_group: bool,
+    waiting: Vec<(Way, Vec<u8>)>,
+}
+
+/// By which of a client's sockets a datagram comes. Those of the group are read first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Group,
+    Own,
 }
 
 /// One server, its clients and devices, and the network between them.
@@ -328,6 +337,10 @@ pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) random: Seeded,
     pub(crate) weather: Weather,
+    /// That of the group, if it is another one.
+    pub(crate) group_weather: Option<Weather>,
+    /// Datagrams that the server sent to the group.
+    pub(crate) sent_to_group: u64,
     pub(crate) tree: MemTree,
     pub(crate) server: Server,
     pub(crate) config: ServerConfig,
@@ -348,6 +361,11 @@ const PERIOD_ENDS: usize = 64;
 const SERVER: SocketAddr = SocketAddr::new(core::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1);
 const DEVICE_PORT: u16 = 2;
 const FIRST_CLIENT_PORT: u16 = 100;
+/// Where members of the group get what is sent to it.
+const FIRST_MEMBER_PORT: u16 = 10_000;
+/// The multicast group.
+pub(crate) const GROUP: SocketAddr =
+    SocketAddr::new(core::net::IpAddr::V4(Ipv4Addr::new(239, 1, 2, 3)), 7);
 const FLIGHT_US: u64 = 200;
 
 fn at_port(port: u16) -> SocketAddr {
@@ -375,6 +393,8 @@ impl World {
             now: Time(0),
             random,
             weather: Weather::default(),
+            group_weather: None,
+            sent_to_group: 0,
             tree,
             server,
             config,
@@ -402,6 +422,7 @@ impl World {
             verdicts: Vec::new(),
             is_stopped: false,
             is_partial: !filter.is_empty(),
+            wants_group: false,
             waiting: Vec::new(),
         });
         self.copies.len() - 1
@@ -451,7 +472,13 @@ impl World {
 
     /// Hands a client bytes as if the server had sent them.
     pub(crate) fn forge(&mut self, index: usize, bytes: Vec<u8>) {
-        self.copies[index].waiting.push(bytes);
+        self.copies[index].waiting.push((Way::Own, bytes));
+        self.run_client(index);
+    }
+
+    /// The same as if it had come by the group.
+    pub(crate) fn forge_by_group(&mut self, index: usize, bytes: Vec<u8>) {
+        self.copies[index].waiting.push((Way::Group, bytes));
         self.run_client(index);
     }
 
@@ -522,9 +549,13 @@ impl World {
         if copy.is_stopped {
             return;
         }
-        for bytes in core::mem::take(&mut copy.waiting) {
-            let copy = &mut self.copies[index];
-            copy.client.handle_datagram(self.now, &bytes, copy.tree.as_mut());
+        copy.waiting.sort_by_key(|(way, _)| *way);
+        for (way, bytes) in core::mem::take(&mut copy.waiting) {
+            let Copy { client, tree, .. } = &mut self.copies[index];
+            match way {
+                Way::Group => client.handle_group_datagram(self.now, &bytes, tree.as_mut()),
+                Way::Own => client.handle_datagram(self.now, &bytes, tree.as_mut()),
+            }
             self.drain_client(index);
         }
         let copy = &mut self.copies[index];
@@ -545,20 +576,38 @@ impl World {
                 self.device.handle_datagram(self.now, &bytes);
                 self.drain_device();
             } else {
-                let index = usize::from(to.port() - FIRST_CLIENT_PORT);
-                self.copies[index].waiting.push(bytes);
+                let (first, way) = match to.port() >= FIRST_MEMBER_PORT {
+                    true => (FIRST_MEMBER_PORT, Way::Group),
+                    false => (FIRST_CLIENT_PORT, Way::Own),
+                };
+                let index = usize::from(to.port() - first);
+                self.copies[index].waiting.push((way, bytes));
                 self.run_client(index);
             }
         }
     }
 
     fn send(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        if self.random.chance(self.weather.loss) {
+        self.sent_to_group += u64::from(to == GROUP);
+        if to != GROUP {
+            return self.carry(self.weather, from, to, bytes);
+        }
+        let weather = self.group_weather.unwrap_or(self.weather);
+        for index in 0..self.copies.len() {
+            if self.copies[index].wants_group {
+                let to = at_port(FIRST_MEMBER_PORT + index as u16);
+                self.carry(weather, from, to, bytes);
+            }
+        }
+    }
+
+    fn carry(&mut self, weather: Weather, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        if self.random.chance(weather.loss) {
             return;
         }
-        let copies = 1 + u64::from(self.random.chance(self.weather.duplication));
+        let copies = 1 + u64::from(self.random.chance(weather.duplication));
         for _ in 0..copies {
-            let jitter = self.random.next_u64() % (self.weather.jitter_us + 1);
+            let jitter = self.random.next_u64() % (weather.jitter_us + 1);
             self.order += 1;
             let time = Time(self.now.0 + FLIGHT_US + jitter);
             self.in_flight.insert((time, self.order), (from, to, bytes.to_vec()));
@@ -610,6 +659,9 @@ impl World {
                     assert!(is_true || copy.is_partial, "in sync, but equal to no period's end");
                 }
                 ClientEvent::Joined(joined) => {
+                    if copy.wants_group && joined.group == Some(GROUP) {
+                        copy.client.listen(self.now);
+                    }
                     let Some(tree) = copy.tree.as_mut() else { continue };
                     if tree.layout_hash() != joined.layout_hash || copy.client.is_attached() {
                         continue;

@@ -7,6 +7,7 @@ use crate::layout::Digest;
 use crate::layout::Parent;
 use crate::layout::ParentId;
 use crate::sync::leaves::Leaves;
+use crate::sync::session::Delivery;
 use crate::sync::time::Time;
 
 /// Which leaves a client wants: those of one parent and of all that it encloses,
@@ -94,11 +95,44 @@ pub(crate) struct View {
     pub(crate) last_close: Time,
     /// Sessions that hold on to it, half-open ones included.
     pub(crate) members: usize,
-    /// The clients of the open ones: who gets its EVENTs.
+    /// Who gets its EVENTs: the clients of the open ones that want them at their own
+    /// address, and the group while somebody listens to it.
     pub(crate) addresses: Vec<SocketAddr>,
+    /// Clients that listen to the group.
+    pub(crate) listeners: usize,
 }
 
 impl View {
+    /// Whether it is that of the whole tree.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.selection.root.is_none()
+    }
+
+    /// Lets a client get its EVENTs by other ways than before.
+    pub(crate) fn redirect(
+        &mut self,
+        address: SocketAddr,
+        group: SocketAddr,
+        (before, after): (Delivery, Delivery),
+    ) {
+        if before == Delivery::Group && after != Delivery::Group {
+            self.addresses.push(address);
+        } else if before != Delivery::Group && after == Delivery::Group {
+            self.leave(address);
+        }
+        if before == Delivery::Own && after != Delivery::Own {
+            self.listeners += 1;
+            if self.listeners == 1 {
+                self.addresses.push(group);
+            }
+        } else if before != Delivery::Own && after == Delivery::Own {
+            self.listeners -= 1;
+            if self.listeners == 0 {
+                self.leave(group);
+            }
+        }
+    }
+
     pub(crate) fn leave(&mut self, address: SocketAddr) {
         if let Some(index) = self.addresses.iter().position(|other| *other == address) {
             self.addresses.swap_remove(index);

@@ -1,6 +1,9 @@
 //! What follows the header, by datagram type.
 
 use core::mem::size_of;
+use core::net::IpAddr;
+use core::net::Ipv6Addr;
+use core::net::SocketAddr;
 
 use zerocopy::FromBytes;
 use zerocopy::Immutable;
@@ -85,6 +88,36 @@ body! {
         level: u8,
         /// Zero.
         reserved: [u8; 3],
+    }
+}
+
+body! {
+    /// Follows the body of a WELCOME whose view has a multicast group.
+    GroupBody {
+        /// Address of the group: IPv6, or IPv4 mapped into it.
+        address: [u8; 16],
+        /// Port of the group.
+        port: U16,
+        /// Zero.
+        reserved: [u8; 6],
+    }
+}
+
+impl GroupBody {
+    /// The group at this address.
+    pub fn new(group: SocketAddr) -> GroupBody {
+        let address = match group.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        GroupBody { address: address.octets(), port: U16::new(group.port()), reserved: [0; 6] }
+    }
+
+    /// The group's address, if it can be one.
+    pub fn group(&self) -> Option<SocketAddr> {
+        let ip = Ipv6Addr::from(self.address).to_canonical();
+        let port = self.port.get();
+        (ip.is_multicast() && port != 0).then_some(SocketAddr::new(ip, port))
     }
 }
 

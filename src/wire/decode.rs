@@ -13,6 +13,7 @@ use crate::kernel;
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::wire::DOOR_DATAGRAM_LEN;
 use crate::wire::body::AckRefusal;
+use crate::wire::body::GroupBody;
 use crate::wire::body::InitBody;
 use crate::wire::body::LayoutBody;
 use crate::wire::body::LayoutRequestBody;
@@ -41,8 +42,8 @@ pub enum Datagram<'a> {
     Cookie,
     /// INIT.
     Init(&'a InitBody),
-    /// WELCOME.
-    Welcome(&'a WelcomeBody),
+    /// WELCOME, and the group of its view if it names one.
+    Welcome(&'a WelcomeBody, Option<&'a GroupBody>),
     /// READY; all that it says is in the header.
     Ready,
     /// LAYOUT_REQUEST.
@@ -220,7 +221,10 @@ fn decode_body<'a>(
             padded(body)?;
             Datagram::Init(prefix::<InitBody>(body)?.0)
         }
-        DatagramType::Welcome => Datagram::Welcome(prefix::<WelcomeBody>(body)?.0),
+        DatagramType::Welcome => {
+            let (welcome, rest) = prefix::<WelcomeBody>(body)?;
+            Datagram::Welcome(welcome, prefix::<GroupBody>(rest).ok().map(|(group, _)| group))
+        }
         DatagramType::Ready => Datagram::Ready,
         DatagramType::LayoutRequest => {
             Datagram::LayoutRequest(prefix::<LayoutRequestBody>(body)?.0)

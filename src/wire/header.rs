@@ -90,6 +90,10 @@ impl Flags {
     /// RESPONSE: a leaf that differs was left out, because its ChangeFlag is set
     /// and the next EVENT brings it.
     pub const CHANGES_PENDING: u16 = 1 << 4;
+    /// REQUEST: the client listens to the group that WELCOME named.
+    pub const GROUP_WANTED: u16 = 1 << 5;
+    /// REQUEST: it hears the group, and needs no EVENTs and TICKs of its own.
+    pub const GROUP_HEARD: u16 = 1 << 6;
 
     /// Whether all bits of `flag` are set.
     pub const fn has(self, flag: u16) -> bool {
@@ -225,8 +229,10 @@ mod tests {
             Flags::CHECKSUMS,
             Flags::LAST,
             Flags::CHANGES_PENDING,
+            Flags::GROUP_WANTED,
+            Flags::GROUP_HEARD,
         ];
-        assert_eq!(all.iter().sum::<u16>(), 0b1_1111);
+        assert_eq!(all.iter().sum::<u16>(), 0b111_1111);
         assert!(Flags(0b1001).has(Flags::LAST));
         assert!(!Flags(0b0001).has(Flags::LAST));
     }

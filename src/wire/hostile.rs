@@ -53,7 +53,7 @@ fn every_type_comes_back_as_itself() {
             Datagram::Hello => DatagramType::Hello,
             Datagram::Cookie => DatagramType::Cookie,
             Datagram::Init(_) => DatagramType::Init,
-            Datagram::Welcome(_) => DatagramType::Welcome,
+            Datagram::Welcome(..) => DatagramType::Welcome,
             Datagram::Ready => DatagramType::Ready,
             Datagram::LayoutRequest(_) => DatagramType::LayoutRequest,
             Datagram::Layout(..) => DatagramType::Layout,

@@ -17,6 +17,7 @@ mod pretty;
 mod samples;
 
 pub use body::AckRefusal;
+pub use body::GroupBody;
 pub use body::INIT_FILTER_LEN_MAX;
 pub use body::InitBody;
 pub use body::LayoutBody;

@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use crate::wire::body::GroupBody;
 use crate::wire::body::RequestBody;
 use crate::wire::body::ResponseBody;
 use crate::wire::body::WelcomeBody;
@@ -56,7 +57,13 @@ fn body(f: &mut fmt::Formatter<'_>, header: &Header, datagram: Datagram<'_>) -> 
             let filter = init.filter_path().unwrap_or("?").escape_default();
             write!(f, " role={} filter=\"{filter}\"", init.role)
         }
-        Datagram::Welcome(welcome) => opening(f, header, welcome),
+        Datagram::Welcome(welcome, group) => {
+            opening(f, header, welcome)?;
+            match group.and_then(GroupBody::group) {
+                Some(group) => write!(f, " group={group}"),
+                None => Ok(()),
+            }
+        }
         Datagram::LayoutRequest(request) => {
             write!(f, " offset={} credit={}", request.offset, request.credit)
         }

@@ -1,5 +1,6 @@
 //! One valid datagram of each type, for the tests of this module.
 
+use zerocopy::IntoBytes;
 use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
@@ -11,6 +12,7 @@ use crate::wire::AckRefusal;
 use crate::wire::DOOR_DATAGRAM_LEN;
 use crate::wire::DatagramType;
 use crate::wire::Flags;
+use crate::wire::GroupBody;
 use crate::wire::Header;
 use crate::wire::INIT_FILTER_LEN_MAX;
 use crate::wire::InitBody;
@@ -109,7 +111,8 @@ fn welcome() -> Vec<u8> {
         level: 0,
         reserved: [0; 3],
     };
-    finished(header(DatagramType::Welcome), &body, &[], 0)
+    let group = GroupBody::new(([239, 1, 2, 3], 4_720).into());
+    finished(header(DatagramType::Welcome), &body, group.as_bytes(), 0)
 }
 
 fn of_leaves(datagram_type: DatagramType, response: Option<ResponseBody>, flags: u16) -> Vec<u8> {

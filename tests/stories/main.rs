@@ -11,6 +11,7 @@ mod support;
 
 mod agent;
 mod crash;
+mod group;
 mod growth;
 mod outage;
 mod power;

@@ -146,7 +146,7 @@ impl Device {
         });
         match (datagram, in_session) {
             (Datagram::Bye(_), Some(_)) => self.rejoin(now, Duration::from_millis(200)),
-            (datagram @ (Datagram::Cookie | Datagram::Welcome(_) | Datagram::Bye(_)), _) => {
+            (datagram @ (Datagram::Cookie | Datagram::Welcome(..) | Datagram::Bye(_)), _) => {
                 self.knock(now, header, &datagram);
             }
             (Datagram::Ack(refusals), Some(joined)) => {

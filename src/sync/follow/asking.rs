@@ -41,7 +41,7 @@ impl Follower {
             while self.ask_for_stale(desk, tree) {}
         }
         self.audit(desk, tree);
-        if desk.now >= self.last_sent.after(self.joined.lease / 3) {
+        if desk.ear.is_due(desk.now) || desk.now >= self.last_sent.after(self.joined.lease / 3) {
             self.request(desk, LEASE_REQUEST_ID, 0..0, 1, Method::Since(Revision::ZERO), tree);
         }
     }
@@ -143,7 +143,7 @@ impl Follower {
             event_num: U64::new(self.expected - 1),
             watermark: U64::new(since),
             count: U16::new(u16::try_from(checksums.len()).unwrap_or(u16::MAX)),
-            flags: U16::new(flags),
+            flags: U16::new(flags | desk.ear.flags()),
             ..session_header(&self.joined, DatagramType::Request)
         };
         let body = RequestBody {
@@ -156,6 +156,7 @@ impl Follower {
         desk.outbox.request(&header, &body, checksums);
         if id == LEASE_REQUEST_ID {
             self.lease_event_num = self.expected - 1;
+            desk.ear.told(desk.now);
         }
         self.last_sent = desk.now;
     }

@@ -16,6 +16,7 @@ use crate::sync::ask::Answer;
 use crate::sync::ask::Ask;
 use crate::sync::client::Held;
 use crate::sync::counters::ClientCounters;
+use crate::sync::ear::Ear;
 use crate::sync::join::Joined;
 use crate::sync::leaves::ReplicaLeaves;
 use crate::sync::outbox::Outbox;
@@ -72,6 +73,7 @@ pub(crate) struct Desk<'a> {
     pub(crate) random: &'a mut (dyn RandomSource + Send),
     pub(crate) outbox: &'a mut Outbox,
     pub(crate) counters: &'a mut ClientCounters,
+    pub(crate) ear: &'a mut Ear,
 }
 
 /// Settings that do not change in a session.
@@ -384,6 +386,7 @@ impl Follower {
             return;
         }
         if is_lease {
+            desk.ear.answered();
             self.hear_of(desk, event_num);
             return;
         }

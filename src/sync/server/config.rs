@@ -1,5 +1,6 @@
 //! Settings of a server.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 
 use crate::layout::Revision;
@@ -66,6 +67,8 @@ pub struct ServerConfig {
     pub mac: CookieMac,
     /// Who may come in; empty means loopback only.
     pub allowed: Vec<Prefix>,
+    /// Multicast group of the view of the whole tree, if there is one.
+    pub group: Option<SocketAddr>,
 }
 
 impl ServerConfig {
@@ -86,6 +89,7 @@ impl ServerConfig {
             reports: Reports::Accept,
             mac,
             allowed: Vec::new(),
+            group: None,
         }
     }
 }

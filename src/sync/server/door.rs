@@ -3,6 +3,7 @@
 use core::net::SocketAddr;
 use core::time::Duration;
 
+use zerocopy::IntoBytes;
 use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
@@ -19,12 +20,14 @@ use crate::sync::server::Reports;
 use crate::sync::server::Server;
 use crate::sync::server::ServerEvent;
 use crate::sync::server::clamp;
+use crate::sync::session::Delivery;
 use crate::sync::session::Session;
 use crate::sync::time::Time;
 use crate::sync::view::Selection;
 use crate::sync::view::View;
 use crate::wire::ByeReason;
 use crate::wire::DatagramType;
+use crate::wire::GroupBody;
 use crate::wire::Header;
 use crate::wire::InitBody;
 use crate::wire::PROTOCOL_VERSION;
@@ -121,6 +124,7 @@ impl Server {
             expires: now.after(HALF_OPEN_LIVES),
             budget: TokenBucket::new(self.config.request_rate, self.config.request_burst, now),
             reported: Reported::new(),
+            delivery: Delivery::Own,
         };
         self.half_open.push_back((from, session));
         Ok(())
@@ -181,6 +185,7 @@ impl Server {
             last_close: now,
             members: 0,
             addresses: Vec::new(),
+            listeners: 0,
         };
         let free = self.views.iter().position(Option::is_none);
         let index = free.unwrap_or(self.views.len());
@@ -217,7 +222,10 @@ impl Server {
             watermark: U64::new(self.end.watermark.0),
             ..self.header(DatagramType::Welcome, session.id)
         };
-        self.outbox.datagram(Destination::One(to), &header, &body, &[], 0);
+        let group = self.config.group.filter(|_| view.is_some_and(View::is_whole));
+        let group = group.map(GroupBody::new);
+        let tail = group.as_ref().map_or(&[][..], IntoBytes::as_bytes);
+        self.outbox.datagram(Destination::One(to), &header, &body, tail, 0);
     }
 
     pub(super) fn refuse_version(&mut self, from: SocketAddr, bytes: &[u8]) {

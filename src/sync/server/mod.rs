@@ -29,6 +29,7 @@ use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
 use crate::sync::server::answer::Asked;
 use crate::sync::server::commit::HeldAcks;
+use crate::sync::session::Delivery;
 use crate::sync::session::Session;
 use crate::sync::time::RandomSource;
 use crate::sync::time::Time;
@@ -171,11 +172,12 @@ impl Server {
 
     /// Takes over new settings; sessions go on. The datagram size and the
     /// half-open pool stay as they were: clients were told the one, the other is
-    /// allocated.
+    /// allocated. So does the group, which clients were told as well.
     pub fn set_config(&mut self, config: ServerConfig) {
         let datagram_size = self.config.datagram_size;
         let half_open_max = self.config.half_open_max;
-        self.config = ServerConfig { datagram_size, half_open_max, ..config };
+        let group = self.config.group;
+        self.config = ServerConfig { datagram_size, half_open_max, group, ..config };
     }
 
     /// Takes one datagram.
@@ -328,6 +330,7 @@ impl Server {
                     since: Revision(header.watermark.get()),
                     checksums: checksums.map(|checksums| checksums.0),
                 };
+                self.redirect(from, Delivery::asked(Flags(header.flags.get())));
                 self.answer_request(now, from, &asked, tree);
             }
             Datagram::Report(leaves) => self.take_report(from, header, leaves, tree),
@@ -388,9 +391,27 @@ impl Server {
     }
 
     fn remove(&mut self, address: SocketAddr) {
+        // The group loses its listener before the session is gone.
+        self.redirect(address, Delivery::Own);
         if let Some(session) = self.sessions.remove(&address) {
             self.leave_view(session.view, Some(address));
         }
+    }
+
+    /// Lets the EVENTs of a client's view go by the ways that it asks for.
+    fn redirect(&mut self, address: SocketAddr, wanted: Delivery) {
+        let (Some(group), Some(session)) = (self.config.group, self.sessions.get_mut(&address))
+        else {
+            return;
+        };
+        let view = session.view.and_then(|index| self.views[index].as_mut());
+        let Some(view) = view.filter(|view| view.is_whole()) else { return };
+        let change = (core::mem::replace(&mut session.delivery, wanted), wanted);
+        view.redirect(address, group, change);
+        self.counters.group_joined +=
+            u64::from(change.0 != Delivery::Group && change.1 == Delivery::Group);
+        self.counters.group_left +=
+            u64::from(change.0 == Delivery::Group && change.1 != Delivery::Group);
     }
 
     /// Takes one member out of a view; a view without members ends.

@@ -100,7 +100,9 @@ fn says_the_same(one: &Datagram<'_>, other: &Datagram<'_>) -> bool {
         | (Datagram::Cookie, Datagram::Cookie)
         | (Datagram::Ready, Datagram::Ready) => true,
         (Datagram::Init(a), Datagram::Init(b)) => a.as_bytes() == b.as_bytes(),
-        (Datagram::Welcome(a), Datagram::Welcome(b)) => a.as_bytes() == b.as_bytes(),
+        (Datagram::Welcome(a, of_a), Datagram::Welcome(b, of_b)) => {
+            a.as_bytes() == b.as_bytes() && of_a == of_b
+        }
         (Datagram::LayoutRequest(a), Datagram::LayoutRequest(b)) => a.as_bytes() == b.as_bytes(),
         (Datagram::Layout(a, p), Datagram::Layout(b, q)) => a.as_bytes() == b.as_bytes() && p == q,
         (Datagram::Tick(a), Datagram::Tick(b)) => a.as_bytes() == b.as_bytes(),
@@ -215,7 +217,10 @@ fn encode_into(out: &mut Vec<u8>, header: &Header, datagram: &Datagram<'_>) -> O
             let _ = body.filter_path();
             wire::encode(out, header, *body, &[], door)
         }
-        Datagram::Welcome(body) => wire::encode(out, header, *body, &[], 0),
+        Datagram::Welcome(body, group) => {
+            let tail = group.map_or(&[][..], |group| group.as_bytes());
+            wire::encode(out, header, *body, tail, 0)
+        }
         Datagram::LayoutRequest(body) => wire::encode(out, header, *body, &[], 0),
         Datagram::Layout(body, piece) => wire::encode(out, header, *body, piece, 0),
         Datagram::Tick(body) => wire::encode(out, header, *body, &[], 0),

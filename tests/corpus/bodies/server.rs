@@ -329,7 +329,7 @@ impl World {
                 let mac = [header.watermark.get(), header.digest.get()];
                 peer.cookie = Some((header.event_num.get(), mac));
             }
-            Datagram::Welcome(_) => {
+            Datagram::Welcome(..) => {
                 peer.session_id = header.channel.get();
                 peer.sequence = 1;
             }
