@@ -4,11 +4,17 @@
 //! destinations on loopback, by `send_segments` and by a bare loop of the same
 //! `sendmmsg` calls whose headers were written once, before the clock started.
 //! Then a period is received, by `receive` with every datagram visited, and by a
-//! bare `recvmmsg` with GRO. Passes of both alternate, so that a machine that
-//! changes its speed changes it for both; the ratio is that of neighbours.
+//! bare `recvmmsg`, with GRO and without. Then two threads send through handles of one
+//! socket, as a server's senders do, and through a socket each. Passes of both
+//! alternate, so that a machine that changes its speed changes it for both; the ratio
+//! is that of neighbours.
 //!
 //! The receivers of the first part do not read: once their queues are full, the
 //! kernel does everything but queue. Both sides see the same.
+//!
+//! With the right to make a network namespace (root), all that is sent is sent to a
+//! device as well that takes segments unsplit and drops them: what is measured there
+//! is the way to a network card, without the card.
 //!
 //! `cargo bench --features net --bench transport`; with `--test`, or when run by
 //! `cargo test`, every part runs once and nothing is measured.
@@ -33,13 +39,17 @@ mod linux {
     use std::net::SocketAddr;
     use std::net::SocketAddrV4;
     use std::os::fd::AsRawFd;
+    use std::process::Command;
     use std::ptr;
+    use std::sync::Barrier;
+    use std::thread;
     use std::time::Duration;
     use std::time::Instant;
 
     use mapleaf::net::Destinations;
     use mapleaf::net::Offload;
     use mapleaf::net::RecvBatch;
+    use mapleaf::net::ReusePort;
     use mapleaf::net::Segments;
     use mapleaf::net::SocketOptions;
     use mapleaf::net::Support;
@@ -49,6 +59,8 @@ mod linux {
     const DATAGRAMS: usize = 54;
     const PERIOD: usize = DATAGRAMS * SEGMENT;
     const HOME: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    /// Address of the device that drops all, in a namespace where there is nothing else.
+    const SINK: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 77, 0, 1), 0));
     /// Most messages of one `sendmmsg`.
     const MESSAGES_MAX: usize = 1_024;
 
@@ -69,22 +81,66 @@ mod linux {
         let effort = if measured { MEASURE } else { TEST };
         let found = socket(Offload::Detect).capabilities();
         println!("{DATAGRAMS} datagrams of {SEGMENT} B a period, loopback; {found:?}");
+        send_all(HOME, &effort);
+        receive(Offload::Detect, &effort);
+        receive(Offload::Off, &effort);
+        two_threads(HOME, &effort);
+        // A thread of its own goes to the namespace, and takes it along when it ends.
+        thread::scope(|scope| {
+            scope.spawn(|| match sink() {
+                Err(reason) => println!("skipped: no device that drops all: {reason}"),
+                Ok(device) => {
+                    println!("the same to a device that drops all ({device})");
+                    send_all(SINK, &effort);
+                    two_threads(SINK, &effort);
+                }
+            });
+        });
+    }
+
+    fn send_all(home: SocketAddr, effort: &Effort) {
         for count in effort.destinations {
-            send(*count, Offload::Detect, &effort);
-            send(*count, Offload::Off, &effort);
+            send(home, *count, Offload::Detect, effort);
+            send(home, *count, Offload::Off, effort);
         }
-        receive(&effort);
+    }
+
+    /// Goes to a new namespace with a device that drops what it is given, at the address
+    /// `SINK`.
+    fn sink() -> Result<&'static str, String> {
+        // SAFETY: the call takes flags alone and changes what this thread sees of the
+        // network; the sockets of other threads stay theirs.
+        if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+            return Err(std::io::Error::last_os_error().to_string());
+        }
+        let ip = |arguments: &str| {
+            let status = Command::new("ip").args(arguments.split(' ')).output();
+            status.is_ok_and(|output| output.status.success())
+        };
+        let kinds = ["dummy", "ifb"];
+        let made = |kind: &&str| ip(&format!("link add sink type {kind}"));
+        let kind = kinds.into_iter().find(made).ok_or("neither dummy nor ifb is to be had")?;
+        let is_up = ip("addr add 10.77.0.1/16 dev sink") && ip("link set sink up");
+        is_up.then_some(kind).ok_or_else(|| "the device cannot be set up".to_owned())
     }
 
     fn socket(gso: Offload) -> UdpSocket {
+        socket_with(HOME, SocketOptions { gso, ..SocketOptions::default() })
+    }
+
+    fn socket_with(home: SocketAddr, options: SocketOptions) -> UdpSocket {
         let buffers = 4 << 20;
-        let options = SocketOptions {
-            receive_buffer: buffers,
-            send_buffer: buffers,
-            gso,
-            ..SocketOptions::default()
-        };
-        UdpSocket::bind(HOME, &options).expect("a socket on loopback")
+        let options = SocketOptions { receive_buffer: buffers, send_buffer: buffers, ..options };
+        UdpSocket::bind(home, &options).expect("an address of this machine")
+    }
+
+    /// As many addresses as asked for, and who listens there.
+    fn destinations(home: SocketAddr, count: usize) -> (Vec<UdpSocket>, Vec<SocketAddr>) {
+        if home == HOME {
+            return receivers(count);
+        }
+        let host = |number: usize| Ipv4Addr::new(10, 77, 1 + (number >> 8) as u8, number as u8);
+        (Vec::new(), (0..count).map(|number| (host(number), 4_720).into()).collect())
     }
 
     /// As many addresses as asked for. Beyond 256 they repeat: open files are
@@ -98,13 +154,14 @@ mod linux {
         (sockets, addresses.into_iter().cycle().take(count).collect())
     }
 
-    fn send(count: usize, gso: Offload, effort: &Effort) {
-        let mut ours = socket(gso);
-        let (_receivers, to) = receivers(count);
+    fn send(home: SocketAddr, count: usize, gso: Offload, effort: &Effort) {
+        let of = |gso| socket_with(home, SocketOptions { gso, ..SocketOptions::default() });
+        let mut ours = of(gso);
+        let (_receivers, to) = destinations(home, count);
         let memory = vec![0x5a; PERIOD];
         let joined = ours.capabilities().gso == Support::Available;
         let mut bare = BareSend::new(&to, &memory, joined);
-        let bare_socket = socket(Offload::Off);
+        let bare_socket = of(Offload::Off);
         let name = if joined { "GSO" } else { "single" };
         compare(
             &format!("send to {count:>4}, {name}"),
@@ -126,10 +183,54 @@ mod linux {
         );
     }
 
-    fn receive(effort: &Effort) {
+    /// Two threads, each to 32 destinations of its own: handles of one socket (ours),
+    /// and two sockets on one port.
+    fn two_threads(home: SocketAddr, effort: &Effort) {
+        let (_receivers, to) = destinations(home, 64);
+        let memory = vec![0x5a; PERIOD];
+        let first = socket_with(home, SocketOptions::default());
+        let mut handles = [first.try_clone().expect("a descriptor is left"), first];
+        let shared = SocketOptions { reuse_port: ReusePort::Shared, ..SocketOptions::default() };
+        let first = socket_with(home, shared);
+        let address = first.local_addr().expect("it is bound");
+        let mut own = [socket_with(address, shared), first];
+        compare(
+            "2 threads, one socket",
+            ROUNDS * 64 * DATAGRAMS,
+            effort,
+            || in_two_threads(&mut handles, &to, &memory),
+            || in_two_threads(&mut own, &to, &memory),
+        );
+    }
+
+    /// Periods that each of two threads sends in a pass, so that their start is little.
+    const ROUNDS: usize = 16;
+
+    fn in_two_threads(sockets: &mut [UdpSocket], to: &[SocketAddr], memory: &[u8]) -> Duration {
+        let begin = Barrier::new(sockets.len() + 1);
+        let mut clock = Instant::now();
+        thread::scope(|scope| {
+            for (socket, to) in sockets.iter_mut().zip(to.chunks(to.len() / 2)) {
+                let begin = &begin;
+                scope.spawn(move || {
+                    begin.wait();
+                    for _ in 0..ROUNDS {
+                        let segments = Segments::new(memory, SEGMENT);
+                        socket.send_segments(Destinations::Each(to), segments);
+                    }
+                });
+            }
+            begin.wait();
+            clock = Instant::now();
+        });
+        clock.elapsed()
+    }
+
+    fn receive(gro: Offload, effort: &Effort) {
+        let of = || socket_with(HOME, SocketOptions { gro, ..SocketOptions::default() });
         let mut sender = socket(Offload::Detect);
-        let mut ours = socket(Offload::Detect);
-        let other = socket(Offload::Detect);
+        let mut ours = of();
+        let other = of();
         let [to, to_other] = [&ours, &other].map(|socket| [socket.local_addr().expect("bound")]);
         let memory = vec![0x5a; PERIOD];
         let mut feed = |to: &[SocketAddr]| {
@@ -148,9 +249,9 @@ mod linux {
             }
         };
         let mut batch = RecvBatch::default();
-        let mut bare = BareReceive::new();
+        let mut bare = BareReceive::new(if gro == Offload::Detect { 16 } else { 64 });
         compare(
-            "receive 8 periods, GRO",
+            if gro == Offload::Detect { "receive 8 periods, GRO" } else { "receive, recvmmsg" },
             8 * DATAGRAMS,
             effort,
             || {
@@ -290,17 +391,16 @@ mod linux {
     }
 
     impl BareReceive {
-        /// As the socket has it after a period: twice the eight messages.
-        const COUNT: usize = 16;
-
-        fn new() -> BareReceive {
+        /// Room for as many messages as the socket offers: with GRO twice the eight that
+        /// come, without it all of its 64.
+        fn new(count: usize) -> BareReceive {
             let place = sockaddr(&HOME);
             BareReceive {
-                storage: vec![0; Self::COUNT * 65_536],
-                addresses: vec![place; Self::COUNT],
-                controls: vec![[0; 8]; Self::COUNT],
-                parts: Vec::with_capacity(Self::COUNT),
-                headers: Vec::with_capacity(Self::COUNT),
+                storage: vec![0; count * 65_536],
+                addresses: vec![place; count],
+                controls: vec![[0; 8]; count],
+                parts: Vec::with_capacity(count),
+                headers: Vec::with_capacity(count),
             }
         }
 
@@ -323,8 +423,8 @@ mod linux {
                 self.headers.push(header);
             }
             let (first, descriptor) = (self.headers.as_mut_ptr(), socket.as_raw_fd());
-            let (count, flags) = (Self::COUNT as u32, libc::MSG_DONTWAIT as _);
-            // SAFETY: `first` points to COUNT headers, each pointed just now at a
+            let (count, flags) = (self.headers.len() as u32, libc::MSG_DONTWAIT as _);
+            // SAFETY: `first` points to `count` headers, each pointed just now at a
             // buffer, an address and a control room of its own, all owned by `self`.
             let came = unsafe { libc::recvmmsg(descriptor, first, count, flags, ptr::null_mut()) };
             let came = self.headers.iter().take(usize::try_from(came).unwrap_or(0));

@@ -23,6 +23,7 @@ pub use arch::DiffKernel;
 pub use arch::aarch64::ArmCrc;
 #[cfg(target_arch = "x86_64")]
 pub use arch::fold::Fold;
+pub use arch::prefetch;
 #[cfg(target_arch = "x86_64")]
 pub use arch::x86_64::Avx2;
 #[cfg(target_arch = "x86_64")]

@@ -312,6 +312,11 @@ impl ReplicaLeaves for TreeLeaves {
         self.tree.apply(leaf.head, leaf.data, self.mark).is_ok()
     }
 
+    #[inline]
+    fn expect(&self, leaf: DataLocId, data_size: usize) {
+        self.tree.expect_write(leaf, data_size);
+    }
+
     fn follow(&mut self, life: Life, watermark: Revision) {
         let covered = match self.coverage {
             Coverage::Whole => watermark,

@@ -4,6 +4,7 @@
 //! Per leaf: checksum 4 B, revision 8 B, DataSize 2 B, one bit, and the shares of
 //! block maxima and summaries: less than 15 B.
 
+use crate::kernel;
 use crate::kernel::ChangedSet;
 use crate::kernel::RevisionColumn;
 use crate::layout::CHANGES_ROOM;
@@ -74,6 +75,14 @@ impl Index {
         self.revisions.set(leaf.0, revision.0);
         // At most the capacity, which fits by the assertion above.
         self.data_sizes[leaf.index()] = head.data_size.get() as u16;
+    }
+
+    /// Asks for what is known of a leaf, which is replaced soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, leaf: DataLocId) {
+        self.checksums.get(leaf.index()).into_iter().for_each(kernel::prefetch);
+        self.revisions.as_slice().get(leaf.index()).into_iter().for_each(kernel::prefetch);
+        self.data_sizes.get(leaf.index()).into_iter().for_each(kernel::prefetch);
     }
 
     #[inline]

@@ -25,6 +25,7 @@ use memmap2::Advice;
 use memmap2::MmapOptions;
 use memmap2::MmapRaw;
 
+use crate::kernel;
 use crate::layout::limits::PAGE_SIZE;
 use crate::tree::mishap::Call;
 use crate::tree::mishap::perform;
@@ -38,6 +39,9 @@ use crate::tree::sigbus::Watch;
 
 /// Bytes of the words that are copied one by one.
 pub(crate) const WORD: usize = size_of::<u64>();
+
+/// A cache line of most processors.
+const LINE: usize = 64;
 
 /// How the pages of a mapping are brought in before they are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +96,14 @@ impl Map {
         if let Some(word) = behind {
             let bytes = word.load(Ordering::Relaxed).to_ne_bytes();
             rest.copy_from_slice(&bytes[..rest.len()]);
+        }
+    }
+
+    /// Asks for the cache lines from a multiple of 8 on, which are stored to soon.
+    #[inline]
+    pub(crate) fn prefetch(&self, offset: usize, len: usize) {
+        for word in self.words(offset, len.div_ceil(WORD)).iter().step_by(LINE / WORD) {
+            kernel::prefetch(word);
         }
     }
 

@@ -234,6 +234,19 @@ impl Tree {
 
 /// Both sides.
 impl Tree {
+    /// Asks for the memory that a write of this leaf touches, ahead of the write: in a
+    /// tree larger than the processor's caches the misses of several leaves are waited
+    /// for together then. Any leaf may be named.
+    #[inline]
+    pub fn expect_write(&self, leaf: DataLocId, data_size: usize) {
+        let Some(record) = self.record(leaf) else { return };
+        self.index.prefetch(leaf);
+        // What is longer the processor fetches by itself, as it is stored in order.
+        let len =
+            RecordHead::DATA_OFFSET.saturating_add(data_size).min(record.stride).min(EXPECTED_MAX);
+        self.owner.map().prefetch(record.offset, len);
+    }
+
     /// Appends the leaves that changed, ascending, and clears their ChangeFlags.
     /// A write that comes later sets its flag again, so read the records after
     /// this and none is missed.
@@ -323,6 +336,9 @@ impl Tree {
     }
 }
 
+/// Bytes of a record that are asked for ahead of a write, at most.
+const EXPECTED_MAX: usize = 256;
+
 /// Bytes of a record that are not filling.
 pub(crate) const fn used_len(data_size: usize) -> usize {
     (RecordHead::DATA_OFFSET + data_size).next_multiple_of(WORD)
@@ -408,6 +424,21 @@ mod tests {
 
     fn open(path: &Path, role: TreeRole) -> (Tree, Recovery) {
         Tree::open(path, OpenOptions { role, damaged: Damaged::Refuse, unix_s: NOW }).unwrap()
+    }
+
+    #[test]
+    fn a_write_that_is_expected_may_be_of_any_leaf_and_length() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tree = create(&folder.path().join("tree"), TreeRole::Server);
+        tree.begin_life(NOW).unwrap();
+        tree.write(LEAF, b"as it was").unwrap();
+        let before = (value(&tree), tree.digest());
+        for leaf in [0, 3, 9, 10, u32::MAX] {
+            for data_size in [0, 1, 40, 10_000, usize::MAX] {
+                tree.expect_write(DataLocId(leaf), data_size);
+            }
+        }
+        assert_eq!((value(&tree), tree.digest()), before);
     }
 
     fn value(tree: &Tree) -> (Vec<u8>, Revision) {

@@ -9,6 +9,7 @@ mod asking;
 
 use core::time::Duration;
 
+use crate::layout::DataLocId;
 use crate::layout::Life;
 use crate::layout::Revision;
 use crate::sync::ask::Answer;
@@ -243,6 +244,10 @@ impl Follower {
     ) {
         let older = older_by(header);
         let mut is_whole = true;
+        // Changed leaves lie anywhere in the tree, those of a RESPONSE in a row.
+        for head in leaves.guesses() {
+            tree.expect(DataLocId(head.data_loc_id.get()), head.data_size.get() as usize);
+        }
         for leaf in leaves {
             match leaf {
                 Ok(leaf) => {
