@@ -66,12 +66,17 @@ impl Lines {
     ///
     /// # Errors
     ///
-    /// What is wrong with the line.
+    /// What is wrong with the line, in one line. It may name what the line holds, and
+    /// never as characters that a terminal obeys.
     pub(crate) fn read(
         &mut self,
         line: &[u8],
         layout: &Layout,
     ) -> anyhow::Result<(DataLocId, Vec<u8>)> {
+        self.take(line, layout).map_err(|error| anyhow!(escaped(&format!("{error:#}"))))
+    }
+
+    fn take(&mut self, line: &[u8], layout: &Layout) -> anyhow::Result<(DataLocId, Vec<u8>)> {
         if line.len() as u64 >= LINE_LEN_MAX {
             bail!("wanted at most {LINE_LEN_MAX} bytes");
         }
@@ -107,6 +112,12 @@ impl Lines {
         let present = self.sent.get(&path).map_or(&[][..], Vec::as_slice);
         Ok(encode_fields(known, &whole(known, present), values)?)
     }
+}
+
+/// The text with its control characters, ends of lines among them, as escapes.
+fn escaped(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(shown).collect()
 }
 
 /// `NAME=VALUE` as its field takes it: text as it stands, bytes in hex, everything else
@@ -261,6 +272,21 @@ mod tests {
         ] {
             let error = read(&mut lines, line).unwrap_err();
             assert!(error.contains(wanted), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_line_that_no_terminal_obeys() {
+        let mut lines = Lines::default();
+        for line in [
+            r#"{"leaf":1,"a\nb\u001b[2J":1}"#,
+            r#"{"path":"/a\nb\u001b[2J","hex":"00"}"#,
+            r#"{"leaf":0,"fields":{"a\nb\u001b[2J":1}}"#,
+            r#"{"leaf":0,"fields":{"t\u009bm":1}}"#,
+        ] {
+            let error = read(&mut lines, line).unwrap_err();
+            assert!(!error.contains(char::is_control), "{line}: {error:?}");
+            assert!(error.contains(r"\u{1b}") || error.contains(r"\u{9b}"), "{line}: {error}");
         }
     }
 
