@@ -1,8 +1,9 @@
 //! The house rules that a compiler does not know.
 //!
 //! A module of src/ imports only from the layers below it, `unsafe` stays in the
-//! files that are allowed to hold it, and source text is ASCII. The scanner looks
-//! at code alone: comments, doc comments and texts in quotes may name anything.
+//! files that are allowed to hold it, memory that somebody else may write is reached
+//! in few places, and source text is ASCII. The scanner looks at code alone: comments,
+//! doc comments and texts in quotes may name anything.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -32,6 +33,19 @@ const UNSAFE_IN: &[&str] = &[
     "tests/steady/allocator.rs",
     // A race that the sanitizer must find.
     "tools/tsan/planted.rs",
+];
+
+/// What may reach memory that another thread or process is writing, and where it may be
+/// named. So no kernel of the product reads such memory: docs/RELIABILITY.md tells the
+/// proof.
+const SHARED_MEMORY_IN: &[(&str, &str)] = &[
+    // The mapping of a tree without a reference to it.
+    ("MmapRaw", "src/tree/map.rs"),
+    // A slice of a mapping: of atomics, there.
+    ("from_raw_parts", "src/tree/map.rs"),
+    ("from_raw_parts_mut", "src/tree/map.rs"),
+    // Checksums of memory that is being written: for callers of the library alone.
+    ("batch_raw", "src/kernel/"),
 ];
 
 /// Folders that the rule about `unsafe` holds for.
@@ -194,6 +208,9 @@ fn violations(path: &str, source: &str) -> Vec<String> {
     if SAFE_BUT_FOR_THEM.iter().any(|folder| path.starts_with(folder)) && !may_be_unsafe {
         wrong.extend(unsafe_violations(path, &code));
     }
+    if path.starts_with("src/") {
+        wrong.extend(shared_memory_violations(path, &code));
+    }
     for (index, line) in source.lines().enumerate() {
         if !line.is_ascii() {
             wrong.push(format!("{path}:{}: not ASCII", index + 1));
@@ -227,6 +244,18 @@ fn unsafe_violations(path: &str, code: &str) -> Vec<String> {
             }
         })
         .map(|(at, _)| format!("{path}:{}: unsafe is not allowed here", line_of(code, at)))
+        .collect()
+}
+
+fn shared_memory_violations(path: &str, code: &str) -> Vec<String> {
+    let elsewhere = SHARED_MEMORY_IN.iter().filter(|(_, place)| !path.starts_with(place));
+    let is_word = |at: usize, name: &str| {
+        begins_word(code, at) && !code[at + name.len()..].starts_with(is_name)
+    };
+    elsewhere
+        .flat_map(|(name, _)| code.match_indices(name))
+        .filter(|(at, name)| is_word(*at, name))
+        .map(|(at, name)| format!("{path}:{}: {name} is not allowed here", line_of(code, at)))
         .collect()
 }
 
@@ -354,6 +383,15 @@ fn unsafe_in_the_wrong_place_is_caught() {
     caught("src/kernel/mod.rs", "pub(crate) unsafe fn f() {}", what);
     caught("tests/steady/loops.rs", "unsafe { f() }", what);
     caught("tools/mapleaf-sim.rs", "unsafe { f() }", what);
+}
+
+#[test]
+fn another_way_to_memory_that_others_write_is_caught() {
+    caught("src/tree/open.rs", "kernel.batch_raw(first, 64, &lens, &mut out)", "batch_raw");
+    caught("src/net/sys.rs", "slice::from_raw_parts(at, 1)", "from_raw_parts is not");
+    caught("src/tree/sigbus.rs", "use memmap2::MmapRaw;", "MmapRaw");
+    let elsewhere = "let batch_raw_len = 1; // MmapRaw";
+    assert_eq!(violations("src/tree/open.rs", elsewhere), Vec::<String>::new());
 }
 
 #[test]

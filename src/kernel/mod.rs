@@ -9,6 +9,11 @@
 //! All versions of a kernel give the same results as a three-line reference,
 //! for every length and alignment.
 //!
+//! Nothing here reads memory that another thread may be writing, but for
+//! [`ChecksumKernel::batch_raw`], which does so by atomic loads: all others take
+//! slices, and the crate makes no slice of bytes of what it shares (the module `tree`
+//! copies out of its mapping, by atomics where it is not the owner).
+//!
 //! What a record, a leaf or a datagram looks like is left to the callers.
 
 mod arch;
