@@ -60,6 +60,12 @@ impl World {
         if self.falls(faults.jumps) {
             self.forge_jump();
         }
+        if self.falls(faults.deaf) {
+            self.deafen_one();
+        }
+        if self.falls(faults.group_strangers) {
+            self.forge_for_group();
+        }
         if self.falls(faults.forged_leaves) {
             self.forge_leaf();
         }
@@ -130,6 +136,20 @@ impl World {
         }
         let name = &self.names[index];
         self.trace.note(self.now, format!("cut {name} until {}", until.0));
+    }
+
+    /// Nothing comes to a member by the group for a while, and all else does: as a switch
+    /// that has forgotten its members.
+    fn deafen_one(&mut self) {
+        let members: Vec<usize> =
+            (0..self.nodes.len()).filter(|index| self.nodes[*index].wants_group).collect();
+        if members.is_empty() {
+            return;
+        }
+        let index = self.random.pick(&members);
+        let until = self.now.after(self.random.millis(500, 90_000));
+        self.net.deafen(index, until);
+        self.trace.note(self.now, format!("deafen {} until {}", self.names[index], until.0));
     }
 
     fn stop_one(&mut self) {
@@ -220,6 +240,7 @@ impl World {
         node.serving.server = None;
         node.following.client = None;
         node.following.attached = None;
+        node.following.hearing.is_member = false;
         node.device = None;
         node.leaves = None;
         node.doing = Doing::Down { until, file };

@@ -8,6 +8,7 @@ use crate::layout::Life;
 use crate::layout::Revision;
 use crate::layout::TreeRole;
 use crate::sim::checks::Found;
+use crate::sim::hearing::Hearing;
 use crate::sim::leaves::SimLeaves;
 use crate::sim::network::Cargo;
 use crate::sim::network::client_port;
@@ -75,6 +76,7 @@ impl World {
         node.following.judged = (0, 0, 0);
         node.following.witness = Witness::default();
         node.following.kept = None;
+        node.following.hearing = Hearing::default();
         node.leaves = None;
         if node.path.exists()
             && let Err((error, injected)) = self.open_copy(index)
@@ -125,6 +127,7 @@ impl World {
                 let Some(client) = &mut node.following.client else { return };
                 client.handle_datagram(self.now, bytes, node.leaves.as_mut());
                 node.following.told = node.following.told.max(was_told.unwrap_or(0));
+                self.look_at_answer(index, bytes);
             }
         }
         if self.bury(index) {
@@ -148,6 +151,7 @@ impl World {
             self.drain_client(index);
             self.witness(index, None);
         }
+        self.look_at_silence(index);
         let node = &mut self.nodes[index];
         if node.following.next_save <= self.now {
             node.following.next_save = self.now.after(SAVE_INTERVAL);
@@ -156,7 +160,7 @@ impl World {
         }
     }
 
-    fn drain_client(&mut self, index: usize) {
+    pub(super) fn drain_client(&mut self, index: usize) {
         self.judge(index);
         loop {
             self.send_from_client(index);
@@ -170,13 +174,15 @@ impl World {
                     let name = &self.names[index];
                     self.checks.fail("liveness", || format!("{name}: {error}"));
                 }
+                ClientEvent::GroupSilent => self.checks.counted.group_silent += 1,
                 ClientEvent::Rejoining
                 | ClientEvent::InSync
                 | ClientEvent::OutOfSync
-                | ClientEvent::GroupHeard
-                | ClientEvent::GroupSilent => {}
+                | ClientEvent::GroupHeard => {}
             }
         }
+        self.look_at_silence(index);
+        self.follow_group(index);
         self.relay(index);
     }
 
