@@ -137,18 +137,19 @@ impl Images {
     }
 
     fn line(&self, report: &ImageReport, took: Duration) -> String {
-        let ImageReport { histories, images, again, replayed, bad, .. } = report;
+        let ImageReport { histories, images, again, replayed, growing, bad, .. } = report;
         let rate = *images as f64 / took.as_secs_f64().max(1e-9);
         format!(
             "{bad} bad of {images} images of {histories} histories; {again} crashes of recoveries, \
-             {replayed} images with something to replay; {rate:.0} images a second"
+             {replayed} images with something to replay, {growing} of a tree that was growing; \
+             {rate:.0} images a second"
         )
     }
 
     fn value(&self, report: &ImageReport, took: Duration) -> Value {
-        let ImageReport { histories, images, again, replayed, bad, .. } = report;
+        let ImageReport { histories, images, again, replayed, growing, bad, .. } = report;
         json!({"bad": bad, "images": images, "histories": histories, "again": again,
-            "replayed": replayed, "took_s": took.as_secs_f64()})
+            "replayed": replayed, "growing": growing, "took_s": took.as_secs_f64()})
     }
 }
 

@@ -25,6 +25,7 @@ mod hearing;
 mod images;
 mod images_check;
 mod images_disk;
+mod images_growth;
 mod images_history;
 mod images_slots;
 mod images_watch;
