@@ -15,6 +15,7 @@ use crate::sim::node::Kind;
 use crate::sim::places::leaf_at;
 use crate::sim::places::place_in;
 use crate::sim::storage::Injected;
+use crate::sim::storage::has_another_file;
 use crate::sim::world::FAULT_TICK;
 use crate::sim::world::World;
 use crate::sync::RandomSource;
@@ -136,20 +137,6 @@ impl World {
         }
         let name = &self.names[index];
         self.trace.note(self.now, format!("cut {name} until {}", until.0));
-    }
-
-    /// Nothing comes to a member by the group for a while, and all else does: as a switch
-    /// that has forgotten its members.
-    fn deafen_one(&mut self) {
-        let members: Vec<usize> =
-            (0..self.nodes.len()).filter(|index| self.nodes[*index].wants_group).collect();
-        if members.is_empty() {
-            return;
-        }
-        let index = self.random.pick(&members);
-        let until = self.now.after(self.random.millis(500, 90_000));
-        self.net.deafen(index, until);
-        self.trace.note(self.now, format!("deafen {} until {}", self.names[index], until.0));
     }
 
     fn stop_one(&mut self) {
@@ -346,8 +333,11 @@ impl World {
         let options = OpenOptions { role: TreeRole::Server, damaged, unix_s };
         let (mut tree, _) = Tree::open(path, options).map_err(|error| error.to_string())?;
         if tree.layout_hash() != self.layouts.newest().layout_hash() {
-            tree.grow(self.layouts.newest().clone()).map_err(|error| error.to_string())?;
-            self.note_durable(0);
+            let grown = tree.grow(self.layouts.newest().clone());
+            if has_another_file(&grown) {
+                self.note_durable(0);
+            }
+            grown.map_err(|error| error.to_string())?;
         }
         let life = tree.begin_life(unix_s).map_err(|error| error.to_string())?;
         Ok((tree, life))
@@ -379,10 +369,12 @@ impl World {
         let Some(mut leaves) = self.nodes[0].leaves.take() else { return };
         let (grown, injected) = self.suffer(0, |_| leaves.grow(layout));
         self.nodes[0].leaves = Some(leaves);
+        if has_another_file(&grown) {
+            self.note_durable(0);
+        }
         match grown {
             Ok(()) => {
                 self.checks.counted.growths += 1;
-                self.note_durable(0);
                 self.send_to_the_door(0);
                 self.nodes[0].plan();
             }

@@ -20,6 +20,7 @@ use crate::sim::node::Node;
 #[cfg(test)]
 use crate::sim::planted::Planted;
 use crate::sim::storage::Injected;
+use crate::sim::storage::has_another_file;
 use crate::sim::witness::Witness;
 use crate::sim::witness::is_for;
 use crate::sim::world::World;
@@ -247,6 +248,9 @@ impl World {
         // Twin leaves may lie elsewhere then.
         self.nodes[index].following.kept = None;
         let (grown, injected) = self.suffer(index, |_| leaves.grow(layout));
+        if has_another_file(&grown) {
+            self.note_durable(index);
+        }
         grown.map(|()| leaves).map_err(|error| (error.to_string(), injected))
     }
 

@@ -165,6 +165,20 @@ impl World {
         }
     }
 
+    /// Nothing comes to a member by the group for a while, and all else does: as a switch
+    /// that has forgotten its members.
+    pub(super) fn deafen_one(&mut self) {
+        let members: Vec<usize> =
+            (0..self.nodes.len()).filter(|index| self.nodes[*index].wants_group).collect();
+        if members.is_empty() {
+            return;
+        }
+        let index = self.random.pick(&members);
+        let until = self.now.after(self.random.millis(500, 90_000));
+        self.net.deafen(index, until);
+        self.trace.note(self.now, format!("deafen {} until {}", self.names[index], until.0));
+    }
+
     /// Joins the group of a session that is new, as the mirror does between two turns.
     pub(super) fn follow_group(&mut self, index: usize) {
         let node = &mut self.nodes[index];
