@@ -122,11 +122,11 @@ impl Account {
 
     /// What should have been told by now.
     fn is_overdue(&self, now: Time) -> Option<&'static str> {
-        let until = self.hears_until().filter(|_| self.listens)?;
-        if now < until && self.told != BOTH {
+        let until = self.hears_until();
+        if until.is_some_and(|until| now < until) && self.told != BOTH {
             return Some("has not told that it hears the group");
         }
-        if now > until && self.told & Flags::GROUP_HEARD != 0 {
+        if until.is_some_and(|until| now > until) && self.told & Flags::GROUP_HEARD != 0 {
             return Some("has not told that the group is silent");
         }
         let is_due = |told: &Time| now > told.after(self.heartbeat);
@@ -280,5 +280,70 @@ impl World {
             let name = &self.names[index];
             self.checks.fail("a member says what it hears", || format!("{name}: it {what}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEARTBEAT: Duration = Duration::from_millis(250);
+    const WANTED: u16 = Flags::GROUP_WANTED;
+
+    fn at(ms: u64) -> Time {
+        Time::START.after(Duration::from_millis(ms))
+    }
+
+    fn listening() -> Account {
+        Account { heartbeat: HEARTBEAT, listens: true, ..Account::default() }
+    }
+
+    #[test]
+    fn what_was_heard_is_to_be_said_for_four_heartbeats_and_no_longer() {
+        let mut account = listening();
+        assert_eq!(account.says(at(0), WANTED, true), None);
+        account.hears(at(100));
+        assert_eq!(account.is_overdue(at(100)), Some("has not told that it hears the group"));
+        assert_eq!(account.says(at(100), WANTED, true), Some("hears the group"));
+        assert_eq!(account.says(at(100), BOTH, true), None);
+        account.unanswered = None;
+        assert_eq!(account.is_overdue(at(1_099)), None);
+        assert_eq!(account.says(at(1_101), BOTH, true), Some("hears nothing"));
+        account.unanswered = None;
+        assert_eq!(account.is_overdue(at(1_101)), Some("has not told that the group is silent"));
+        assert_eq!(account.says(at(1_101), 0, true), None);
+        assert_eq!(
+            account.says(at(1_101), Flags::GROUP_HEARD, false),
+            Some("hears what it does not want")
+        );
+        let mut deaf = Account { listens: false, ..listening() };
+        assert_eq!(deaf.says(at(0), WANTED, true), Some("listens to no group"));
+    }
+
+    #[test]
+    fn a_group_is_waited_for_given_up_and_tried_again_after_thirty_seconds() {
+        let mut account = listening();
+        assert_eq!(account.says(at(0), 0, true), Some("has not waited for the group"));
+        assert_eq!(account.says(at(0), WANTED, true), None);
+        assert_eq!(account.says(at(999), 0, true), Some("has not waited for the group"));
+        assert_eq!(account.says(at(1_001), WANTED, true), Some("has waited for long enough"));
+        assert_eq!(account.says(at(1_001), 0, true), None);
+        assert_eq!(account.says(at(30_999), WANTED, true), Some("tries again too early"));
+        assert_eq!(account.says(at(31_000), WANTED, true), None);
+    }
+
+    #[test]
+    fn a_change_is_told_again_until_it_is_answered() {
+        let mut account = listening();
+        account.says(at(0), WANTED, true);
+        assert_eq!(account.is_overdue(at(250)), None);
+        assert_eq!(account.is_overdue(at(251)), Some("has not told it again"));
+        account.says(at(251), WANTED, true);
+        assert_eq!(account.is_overdue(at(300)), None);
+        account.unanswered = None;
+        assert_eq!(account.is_overdue(at(900)), None);
+        // One that only renews the lease is not repeated.
+        account.says(at(950), WANTED, true);
+        assert_eq!(account.is_overdue(at(1_400)), None);
     }
 }
