@@ -13,6 +13,8 @@ struct Entry {
     name: String,
     version: String,
     settings: String,
+    /// Why it was not measured.
+    missing: Option<String>,
     figures: Map<String, Value>,
     notes: Vec<String>,
 }
@@ -22,15 +24,26 @@ struct Entry {
 pub struct Book(Vec<Entry>);
 
 impl Book {
-    /// Opens the page of one more.
+    /// Opens the page of one more; one that is there already does something else as well.
     pub fn enter(&mut self, name: &str, version: String, settings: &str) {
+        if let Some(entry) = self.entry(name) {
+            entry.settings = format!("{}. Repair: {settings}", entry.settings);
+            return;
+        }
         let (name, settings) = (name.to_owned(), settings.to_owned());
         let (figures, notes) = (Map::new(), Vec::new());
-        self.0.push(Entry { name, version, settings, figures, notes });
+        self.0.push(Entry { name, version, settings, missing: None, figures, notes });
     }
 
     fn entry(&mut self, name: &str) -> Option<&mut Entry> {
         self.0.iter_mut().find(|entry| entry.name == name)
+    }
+
+    /// It cannot be measured.
+    pub fn miss(&mut self, name: &str, reason: String) {
+        if let Some(entry) = self.entry(name) {
+            entry.missing = Some(reason);
+        }
     }
 
     pub fn add(&mut self, name: &str, figure: &str, value: f64) {
@@ -61,6 +74,9 @@ impl Book {
                 "figures": entry.figures,
                 "notes": entry.notes,
             });
+            if let Some(reason) = &entry.missing {
+                told["missing"] = json!(reason);
+            }
             if let (Value::Object(told), Value::Object(run)) = (&mut told, run) {
                 told.extend(run.clone());
             }
@@ -106,6 +122,8 @@ mod tests {
         book.add("nobody", "speed", 9.0);
         book.note("one", "so".to_owned());
         book.note("one", "so".to_owned());
+        book.enter("one", "1.0".to_owned(), "too");
+        book.miss("two", "not there".to_owned());
         let folder = tempfile::tempdir().unwrap();
         book.save(folder.path(), &json!({"repetitions": 2})).unwrap();
         let read = |name: &str| -> Value {
@@ -116,7 +134,11 @@ mod tests {
         assert_eq!(one["figures"], json!({"speed": [1.5, 2.5]}));
         assert_eq!((&one["notes"], &one["repetitions"]), (&json!(["so"]), &json!(2)));
         assert_eq!((&one["rival"], &one["version"]), (&json!("one"), &json!("1.0")));
-        assert_eq!(read("two")["figures"], json!({}));
+        assert_eq!(
+            (&one["settings"], &one["missing"]),
+            (&json!("as it comes. Repair: too"), &Value::Null)
+        );
+        assert_eq!(read("two")["missing"], "not there");
     }
 
     #[test]

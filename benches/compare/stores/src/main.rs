@@ -1,12 +1,17 @@
-//! mapleaf's file beside stores of the same table.
+//! mapleaf's file beside stores of the same table, and its repair beside other ways to make
+//! two copies of it equal.
 
 mod book;
+mod deltas;
+mod iblt;
+mod linked;
 mod lmdb;
 mod options;
 mod ours;
 mod reader;
 mod redb;
 mod rows;
+mod rsync;
 mod store;
 mod table;
 
@@ -15,8 +20,12 @@ use anyhow::bail;
 
 use crate::book::Book;
 use crate::book::locked;
+use crate::deltas::Way;
 use crate::options::Options;
 use crate::store::Kind;
+
+/// The row of repair; all others are of stores.
+const DELTA: &str = "delta";
 
 const USAGE: &str = "usage: mapleaf-compare-stores measure [--only LIST] [--rows LIST] \
     [--leaves LIST]\n           [--seconds N] [--repetitions N] [--disk FOLDER] \
@@ -37,12 +46,22 @@ fn main() -> anyhow::Result<()> {
 fn measure(options: &Options) -> anyhow::Result<()> {
     let mut book = Book::default();
     for name in &options.only {
-        let kind = Kind::named(name).with_context(|| format!("there is no store {name}"))?;
-        book.enter(name, version(kind), kind.settings());
+        let of_way = |way: Way| way.family() == name;
+        match Kind::named(name) {
+            Some(kind) => book.enter(name, version(kind), kind.settings()),
+            None if Way::ALL.into_iter().any(of_way) => {}
+            None => bail!("there is no store {name}"),
+        }
     }
+    let is_repaired = options.rows.iter().any(|row| row == DELTA);
+    let ways = if is_repaired { deltas::enter(options, &mut book) } else { Vec::new() };
     for row in &options.rows {
         eprintln!("measuring {row}");
-        if let Err(error) = rows::measure(row, options, &mut book) {
+        let done = match row == DELTA {
+            true => deltas::measure(options, &ways, &mut book),
+            false => rows::measure(row, options, &mut book),
+        };
+        if let Err(error) = done {
             for name in &options.only {
                 book.note(name, format!("{row}: {error:#}"));
             }

@@ -28,8 +28,8 @@ impl Options {
     pub fn parse(args: &[String]) -> anyhow::Result<Options> {
         let list = |text: &str| text.split(',').map(str::to_owned).collect::<Vec<_>>();
         let mut options = Options {
-            only: list("mapleaf,lmdb,redb,redb-unsynced"),
-            rows: list("update,durable,scan,changed,read,size"),
+            only: list("mapleaf,lmdb,redb,redb-unsynced,rsync,riblt"),
+            rows: list("update,durable,scan,changed,read,size,delta"),
             leaves: vec![10_000, 1_000_000],
             seconds: Duration::from_secs(2),
             repetitions: 3,

@@ -119,7 +119,26 @@ fn groups(sizes: &[u64]) -> Vec<Group> {
                 vec![of("filled", "each written once"), of("changed", "after random updates")]
             }),
         ),
+        group("Repair: milliseconds until equal, from nothing", each(&deltas("ms", 1.0, 1))),
+        group(
+            "Repair: the same without the opening of files, from the connection on",
+            each(&deltas("linked", 1.0, 2)),
+        ),
+        group("Repair: payload bytes of both directions, kB", each(&deltas("bytes", 1e3, 1))),
+        group("Repair: of these from the replica, kB", each(&deltas("up", 1e3, 1))),
     ]
+}
+
+/// A line for each share of leaves that differ.
+fn deltas(figure: &'static str, unit: f64, digits: usize) -> impl Fn(u64) -> Vec<Line> {
+    move |leaves| {
+        let of = |count: u32| {
+            let title = format!("{count} of {leaves} leaves differ");
+            let figure = format!("delta/{leaves}/{count}/{figure}");
+            line(title, figure, unit, digits, Better::Less)
+        };
+        [10, 1_000, 8_600].map(of).into_iter().collect()
+    }
 }
 
 /// One file's figures.
@@ -145,7 +164,10 @@ pub fn print(folder: &Path) -> anyhow::Result<()> {
     anyhow::ensure!(!columns.is_empty(), "nothing was measured in {}", folder.display());
     for column in &columns {
         let told = |name: &str| column.told[name].as_str().unwrap_or("").to_owned();
-        println!("{} {}: {}", column.name, told("version"), told("settings"));
+        match column.told["missing"].as_str() {
+            Some(reason) => println!("{}: not measured: {reason}", column.name),
+            None => println!("{} {}: {}", column.name, told("version"), told("settings")),
+        }
     }
     for group in groups(&sizes(&columns)) {
         print_group(&group, &columns);
