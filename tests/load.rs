@@ -119,6 +119,24 @@ fn loss_is_made_and_repaired() {
 }
 
 #[test]
+fn throughput_with_loss_stands_beside_that_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["fan-out", "--subscribers", "2", "--seconds", "300ms", "--loss", "0.05"];
+    let json = measure(folder.path(), &args);
+    assert_eq!(json["options"]["loss"], 0.05);
+    let calm = positive(&json, "applied at each", "values/s");
+    let lossy = positive(&json, "applied at each, with loss", "values/s");
+    let kept = positive(&json, "share kept with loss", "%");
+    for (n, kept) in kept.iter().enumerate() {
+        assert!((kept - 100.0 * lossy[n] / calm[n]).abs() < 0.01, "{kept}: {lossy:?} of {calm:?}");
+    }
+    assert_eq!([calm.len(), lossy.len(), kept.len()], [2; 3]);
+    positive(&json, "datagrams dropped on purpose", "datagrams");
+    positive(&json, "EVENTs lost", "datagrams");
+    positive(&json, "REQUESTs", "datagrams");
+}
+
+#[test]
 fn a_late_joiner_gets_every_leaf() {
     let folder = tempfile::tempdir().unwrap();
     let json = measure(folder.path(), &["late-join"]);

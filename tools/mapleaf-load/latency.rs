@@ -16,11 +16,11 @@ use crate::machine::now_ns;
 use crate::machine::rest;
 use crate::options::Common;
 use crate::parse;
-use crate::proxy::Proxy;
-use crate::proxy::Weather;
+use crate::world::Said;
 use crate::world::Serving;
 use crate::world::Subscriber;
 use crate::world::World;
+use crate::world::lose;
 use crate::world::settle;
 
 #[derive(Clone, Debug, Args)]
@@ -57,19 +57,8 @@ pub(crate) fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
     }));
     let mut report = Report::new("latency", options);
     let mut world = World::start(common, Serving::default())?;
-    let proxy = match *loss > 0.0 {
-        true => {
-            let weather = Weather { loss: *loss, duplicate: 0.0, reorder: 0.0, seed: 1 };
-            Some(Proxy::start(world.address, weather)?)
-        }
-        false => None,
-    };
-    let address = proxy.as_ref().map_or(world.address, Proxy::address);
-    let all: anyhow::Result<Vec<_>> = (0..*subscribers)
-        .map(|number| world.subscribe(&format!("replica-{number}"), address, &["--watch"]))
-        .collect();
-    let mut all = all?;
-    settle(&all)?;
+    let mut all = world.subscribe_all(*subscribers, &["--watch"])?;
+    lose(&mut all, *loss)?;
     let outcome = rounds(args, &world, &mut report);
     world.order(Mode::Paused);
     outcome?;
@@ -82,10 +71,9 @@ pub(crate) fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
     }
     let lost: u64 = said.iter().map(|said| said.counter("client.events_lost")).sum();
     report.add("EVENTs lost", "datagrams", lost as f64);
-    if let Some(proxy) = &proxy {
-        let passed = proxy.passed();
-        report.add("datagrams dropped on purpose", "datagrams", passed.dropped as f64);
-        report.note("loss is made by threads that hand datagrams on, which takes time itself");
+    if *loss > 0.0 {
+        let dropped: u64 = said.iter().map(Said::dropped).sum();
+        report.add("datagrams dropped on purpose", "datagrams", dropped as f64);
     }
     world.end()?;
     world.verify(all.iter().map(Subscriber::file))?;

@@ -17,9 +17,6 @@ mod options;
 #[path = "../../src/cli/parse.rs"]
 #[allow(dead_code)]
 mod parse;
-#[path = "../../src/cli/proxy.rs"]
-#[allow(dead_code)]
-mod proxy;
 mod repair;
 mod sessions;
 mod subscriber;
@@ -55,7 +52,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Update random leaves as fast as it goes, and count what subscribers apply
-    #[command(after_help = "Example:\n  mapleaf-load throughput --batch 64 --no-conflation")]
+    #[command(after_help = "Examples:\n  mapleaf-load throughput --batch 64 --no-conflation\n  \
+        mapleaf-load throughput --loss 0.01")]
     Throughput(throughput::ThroughputArgs),
     /// The same with many subscribers
     #[command(after_help = "Example:\n  mapleaf-load fan-out --subscribers 64")]

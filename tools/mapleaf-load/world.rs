@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
@@ -170,10 +171,13 @@ impl World {
         count: u32,
         flags: &[&str],
     ) -> anyhow::Result<Vec<Subscriber>> {
-        let all: anyhow::Result<Vec<_>> = (0..count)
-            .map(|number| self.subscribe(&format!("replica-{number}"), self.address, flags))
-            .collect();
-        let all = all?;
+        let start = |number: u32| {
+            // Each loses datagrams of its own, when it does.
+            let seed = (u64::from(number) + 1).to_string();
+            let flags = [flags, &["--seed", &seed]].concat();
+            self.subscribe(&format!("replica-{number}"), self.address, &flags)
+        };
+        let all = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
         settle(&all)?;
         Ok(all)
     }
@@ -283,6 +287,11 @@ impl Said {
         }
     }
 
+    /// Datagrams that it lost on purpose, both ways, when it has ended.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.end.as_ref().and_then(|end| end["dropped"].as_u64()).unwrap_or(0)
+    }
+
     /// A counter of the mirror, when it has ended.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let end = self.end.as_ref();
@@ -344,6 +353,12 @@ impl Subscriber {
         Ok(kill_process(id.context("a process has an id")?, signal)?)
     }
 
+    /// Lets it lose this share of the datagrams from now on, both ways.
+    pub(crate) fn lose(&mut self, share: f64) -> anyhow::Result<()> {
+        let stdin = self.child.stdin.as_mut().context("a subscriber that has ended")?;
+        writeln!(stdin, "{share}").context("a subscriber does not listen")
+    }
+
     /// Fails if it has ended by itself.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
@@ -379,6 +394,11 @@ impl Drop for Subscriber {
         // Large ones make room for those that follow.
         let _ = fs::remove_file(&self.file);
     }
+}
+
+/// Lets each of them lose this share of the datagrams from now on, both ways.
+pub(crate) fn lose(all: &mut [Subscriber], share: f64) -> anyhow::Result<()> {
+    all.iter_mut().try_for_each(|one| one.lose(share))
 }
 
 /// Waits until all are equal to the server, and have been for two looks.
