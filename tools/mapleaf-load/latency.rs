@@ -61,6 +61,7 @@ pub(crate) fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
     lose(&mut all, *loss)?;
     let outcome = rounds(args, &world, &mut report);
     world.order(Mode::Paused);
+    lose(&mut all, 0.0)?;
     outcome?;
     settle(&all)?;
     let said = all.iter_mut().map(Subscriber::end).collect::<anyhow::Result<Vec<_>>>()?;

@@ -401,9 +401,15 @@ pub(crate) fn lose(all: &mut [Subscriber], share: f64) -> anyhow::Result<()> {
     all.iter_mut().try_for_each(|one| one.lose(share))
 }
 
-/// Waits until all are equal to the server, and have been for two looks.
+/// One that lost the last EVENT believes itself equal until the next heartbeat comes;
+/// two of them are waited for.
+const HEARTBEATS: u32 = 2;
+
+/// Waits until all are equal to the server, and have been for two looks. Nothing may be
+/// lost on purpose any more.
 pub(crate) fn settle(subscribers: &[Subscriber]) -> anyhow::Result<()> {
-    let begun = machine::now_ns();
+    let heartbeats = HEARTBEATS * ReloadableConfig::default().heartbeat;
+    let begun = machine::now_ns() + heartbeats.as_nanos() as u64;
     let still = |said: &Said| match said.applied.as_slice() {
         [.., (t, one), (_, two)] => {
             *t > begun && one == two && said.at.last().is_some_and(|at| at.in_sync)
