@@ -166,6 +166,53 @@ fn bare_sessions_are_open_and_counted() {
     positive(&json, "processor a datagram", "us");
 }
 
+/// A figure at each point of a series, as (where, median).
+fn points(json: &Value, series: &str, name: &str) -> Vec<(u64, f64)> {
+    let points = json["series"][series]["points"].as_array().unwrap();
+    let figures = points.iter().filter(|point| !point["figures"][name].is_null());
+    let told = |point: &Value| {
+        let median = point["figures"][name]["median"].as_f64().unwrap();
+        (point["at"].as_u64().unwrap(), median)
+    };
+    figures.map(told).collect()
+}
+
+#[test]
+fn growth_has_a_point_for_each_quantity() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["growth", "--quick", "--leaves-max", "2000", "--sessions-max", "10", "--json"];
+    let output = run(folder.path(), &args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("mapleaf-load growth: leaves 2000"), "{errors}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["command"], &json["options"]["quick"]), (&"growth".into(), &true.into()));
+    assert!(json["machine"]["load_average"].is_number() && json["load_average_at_end"].is_number());
+    let period = "processor, a period with changes";
+    for (series, at) in [
+        ("leaves", &[1_000, 2_000][..]),
+        ("changed", &[1, 10, 100, 1_000]),
+        ("sessions", &[1, 10]),
+        ("size", &[16, 200]),
+    ] {
+        let (found, costs): (Vec<_>, Vec<_>) = points(&json, series, period).into_iter().unzip();
+        assert_eq!(found, at, "{series}");
+        assert!(costs.iter().all(|cost| *cost > 0.0), "{series}: {costs:?}");
+    }
+    // Every leaf comes with its Data, and more of them need more memory.
+    for (leaves, bytes) in points(&json, "leaves", "late join, received") {
+        assert!(bytes > leaves as f64 * 200.0, "{bytes} B of {leaves} leaves");
+    }
+    let memory = points(&json, "leaves", "server memory beside its file");
+    assert!(memory.iter().all(|(leaves, bytes)| *bytes > *leaves as f64 * 8.0), "{memory:?}");
+    let received = points(&json, "size", "late join, received");
+    assert!(received[0].1 > 10_000.0 * 16.0 && received[1].1 > 10_000.0 * 200.0, "{received:?}");
+    let opened = points(&json, "leaves", "opening and verifying");
+    assert!(opened.len() == 2 && opened.iter().all(|(_, ms)| *ms > 0.0), "{opened:?}");
+    assert!(points(&json, "changed", "late join").is_empty());
+}
+
 #[test]
 fn a_table_is_for_people_and_errors_are_one_line() {
     let folder = tempfile::tempdir().unwrap();

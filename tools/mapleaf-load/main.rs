@@ -9,6 +9,7 @@
 mod clients;
 mod feed;
 mod figures;
+mod growth;
 mod join;
 mod latency;
 mod limit;
@@ -17,7 +18,9 @@ mod options;
 #[path = "../../src/cli/parse.rs"]
 #[allow(dead_code)]
 mod parse;
+mod point;
 mod repair;
+mod series;
 mod sessions;
 mod subscriber;
 mod throughput;
@@ -70,6 +73,12 @@ enum Command {
     /// Open bare sessions, and see what each costs the server
     #[command(after_help = "Example:\n  mapleaf-load clients --sessions 10000")]
     Clients(clients::ClientsArgs),
+    /// See what leaves, changes, sessions and sizes cost as they grow
+    #[command(after_help = "Example:\n  mapleaf-load growth --quick")]
+    Growth(growth::GrowthArgs),
+    /// A point of growth: one process of a measurement
+    #[command(hide = true)]
+    Point(point::PointArgs),
     /// A subscriber: one process of a measurement
     #[command(hide = true)]
     Subscriber(subscriber::SubscriberArgs),
@@ -92,6 +101,7 @@ fn run() -> anyhow::Result<()> {
     let (report, json) = match Cli::try_parse()?.command {
         Command::Subscriber(args) => return subscriber::run(args),
         Command::Sessions(args) => return sessions::run(&args),
+        Command::Point(args) => return point::run(&args),
         Command::Throughput(throughput::ThroughputArgs { subscribers, load }) => {
             (throughput::run("throughput", &load, subscribers)?, load.common.json)
         }
@@ -102,6 +112,7 @@ fn run() -> anyhow::Result<()> {
         Command::LateJoin(args) => (join::run(&args)?, args.common.json),
         Command::Repair(args) => (repair::run(&args)?, args.common.json),
         Command::Clients(args) => (clients::run(&args)?, args.common.json),
+        Command::Growth(args) => (growth::run(&args)?, args.json),
     };
     print(&report, json)
 }

@@ -64,6 +64,12 @@ fn data_size(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A folder that lies in memory, if there is one.
+pub(crate) fn in_memory() -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    if shared.is_dir() { shared } else { std::env::temp_dir() }
+}
+
 impl Common {
     pub(crate) fn waiting(&self) -> Waiting {
         if self.busy_poll { Waiting::Spin } else { Waiting::Sleep }
@@ -71,9 +77,7 @@ impl Common {
 
     /// Where the trees lie: in memory, unless the disk is asked for.
     pub(crate) fn folder(&self) -> PathBuf {
-        let shared = PathBuf::from("/dev/shm");
-        let default = if shared.is_dir() { shared } else { std::env::temp_dir() };
-        self.dir.clone().unwrap_or(default)
+        self.dir.clone().unwrap_or_else(in_memory)
     }
 
     /// What was asked for, with the options of one command beside.

@@ -58,6 +58,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// After this what a loop counts is published: it does so every second.
 pub(crate) const PUBLISHED: Duration = Duration::from_millis(1_100);
 
+/// Name of the thread in which the server runs.
+pub(crate) const SERVER_THREAD: &str = "server";
+
 /// What of the server is not its tree's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Serving {
@@ -113,7 +116,7 @@ impl World {
         options.live.store(Arc::new(config));
         let control = Control::new()?;
         let (waker, board, stop) = (control.waker(), control.board(), control.stop_handle());
-        let server = thread::Builder::new().name("server".to_owned());
+        let server = thread::Builder::new().name(SERVER_THREAD.to_owned());
         let server = server.spawn(move || serve(options, control))?;
         let Ok(address) = told.recv() else {
             let ended = server.join().map_err(|_| anyhow::anyhow!("the server panicked"))?;
@@ -190,13 +193,18 @@ impl World {
         Ok(report.counters)
     }
 
+    /// Opens the file of the server, which has ended.
+    pub(crate) fn open_server(&self) -> anyhow::Result<Tree> {
+        open(&self.folder.path().join("server"), TreeRole::Server)
+    }
+
     /// Opens the files of server and replicas, whose owners have ended: every checksum
     /// is verified by that. Then compares their digests.
     pub(crate) fn verify<'a>(
         &self,
         replicas: impl IntoIterator<Item = &'a Path>,
     ) -> anyhow::Result<()> {
-        let server = open(&self.folder.path().join("server"), TreeRole::Server)?;
+        let server = self.open_server()?;
         for file in replicas {
             let replica = open(file, TreeRole::Replica)?;
             if replica.digest() != server.digest() {
