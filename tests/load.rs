@@ -214,6 +214,36 @@ fn growth_has_a_point_for_each_quantity() {
 }
 
 #[test]
+fn a_disk_stands_beside_memory() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, other] = folders.each_ref().map(|folder| folder.path().to_str().unwrap());
+    let args = ["disk", "--json", "--pages", "64", "--seconds", "300ms", "--rate", "2000"];
+    let output = run(Path::new(one), &[&args[..], &["--dir", other]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["options"]["folders"].as_array().unwrap().len(), 2);
+    // Leaves of 256 bytes with their heads: 16 a page.
+    assert_eq!(json["options"]["leaves"], 64 * 16);
+    for folder in [one, other] {
+        let figure = |name: &str, unit| positive(&json, &format!("{folder}: {name}"), unit);
+        figure("updates, made", "updates/s");
+        // 2,000 a second for 300 ms or more, counted until it was paused.
+        assert!(figure("server, changes made", "changes/s")[0] < 4_000.0);
+        for (what, unit) in [
+            ("updates, one", "us"),
+            ("server, a turn", "ms"),
+            ("server, a turn that has a processor", "ms"),
+        ] {
+            let of = |name: &str| figure(&format!("{what}, {name}"), unit)[0];
+            let times = ["p50", "p99", "p99.9", "longest"].map(of);
+            assert!(times.is_sorted(), "{what}: {times:?}");
+        }
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn a_table_is_for_people_and_errors_are_one_line() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &["late-join", "--leaves", "10", "--repetitions", "1"]);

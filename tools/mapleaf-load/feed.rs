@@ -1,6 +1,10 @@
 //! The changes: what the server's process writes, and when.
 
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -14,6 +18,7 @@ use mapleaf::runtime::FeedWriter;
 use mapleaf::runtime::Next;
 
 use crate::machine::now_ns;
+use crate::turns::Turns;
 
 /// Most changes of one call that is behind its rate: some 50 us.
 const BURST: u64 = 256;
@@ -50,6 +55,9 @@ pub(crate) struct Orders {
     /// Changes are marked with it; 0 means that they are not timed.
     round: AtomicU32,
     updates: AtomicU64,
+    /// From one call of the feed to the next, when that is timed.
+    turns: Mutex<Option<Turns>>,
+    timed: AtomicBool,
 }
 
 impl Orders {
@@ -95,6 +103,22 @@ impl Orders {
     /// Changes made so far.
     pub(crate) fn updates(&self) -> u64 {
         self.updates.load(Ordering::Acquire)
+    }
+
+    /// Times the turns of the loop from now on.
+    pub(crate) fn time_turns(&self) {
+        *self.kept_turns() = Some(Turns::default());
+        self.timed.store(true, Ordering::Release);
+    }
+
+    /// The turns that were timed, which ends their timing.
+    pub(crate) fn turns(&self) -> Turns {
+        self.timed.store(false, Ordering::Release);
+        self.kept_turns().take().unwrap_or_default()
+    }
+
+    fn kept_turns(&self) -> MutexGuard<'_, Option<Turns>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts changes that somebody else makes.
@@ -246,6 +270,15 @@ impl Load {
         Next::Woken
     }
 
+    /// Notes that a turn of the loop has ended, if that is wanted.
+    fn note_turn(&mut self) {
+        if self.orders.timed.load(Ordering::Acquire)
+            && let Some(turns) = &mut *self.orders.kept_turns()
+        {
+            turns.note();
+        }
+    }
+
     /// How many changes are due by now.
     fn due(&self, rate: u64) -> u64 {
         let by_now = (self.begun.elapsed().as_secs_f64() * rate as f64) as u64;
@@ -261,6 +294,7 @@ impl Load {
 
 impl Feed for Load {
     fn fill(&mut self, writer: &mut FeedWriter<'_>) -> Next {
+        self.note_turn();
         let number = self.orders.number.load(Ordering::Relaxed);
         let mode = self.orders.mode();
         if number != self.number {

@@ -92,6 +92,13 @@ pub(crate) fn thread_seconds(name: &str) -> anyhow::Result<f64> {
     bail!("no thread is called {name}")
 }
 
+/// Bytes of pages of files that this process made dirty: what it caused to be written.
+/// Memory has no such count.
+pub(crate) fn written_by_this_process() -> Option<u64> {
+    let io = fs::read_to_string("/proc/self/io").ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.parse().ok()
+}
+
 /// Bytes of memory of this process that are resident.
 pub(crate) fn resident() -> anyhow::Result<u64> {
     status("VmRSS:")

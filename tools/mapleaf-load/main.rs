@@ -7,6 +7,7 @@
 //! each figure means.
 
 mod clients;
+mod disk;
 mod feed;
 mod figures;
 mod growth;
@@ -24,6 +25,7 @@ mod series;
 mod sessions;
 mod subscriber;
 mod throughput;
+mod turns;
 #[path = "../../src/cli/words.rs"]
 #[allow(dead_code)]
 mod words;
@@ -76,6 +78,9 @@ enum Command {
     /// See what leaves, changes, sessions and sizes cost as they grow
     #[command(after_help = "Example:\n  mapleaf-load growth --quick")]
     Growth(growth::GrowthArgs),
+    /// Update a tree on a disk and one in memory, and see how long what takes
+    #[command(after_help = "Example:\n  mapleaf-load disk --dir /var/tmp --dir /dev/shm")]
+    Disk(disk::DiskArgs),
     /// A point of growth: one process of a measurement
     #[command(hide = true)]
     Point(point::PointArgs),
@@ -112,6 +117,7 @@ fn run() -> anyhow::Result<()> {
         Command::LateJoin(args) => (join::run(&args)?, args.common.json),
         Command::Repair(args) => (repair::run(&args)?, args.common.json),
         Command::Clients(args) => (clients::run(&args)?, args.common.json),
+        Command::Disk(args) => (disk::run(&args)?, args.json),
         Command::Growth(args) => (growth::run(&args)?, args.json),
     };
     print(&report, json)

@@ -57,7 +57,8 @@ pub(crate) struct Common {
 /// Data holds a moment and a round.
 const SIZE_MIN: u32 = 16;
 
-fn data_size(text: &str) -> Result<u32, String> {
+/// Bytes of Data of a leaf.
+pub(crate) fn data_size(text: &str) -> Result<u32, String> {
     match parse::size_u32(text)? {
         size if size >= SIZE_MIN => Ok(size),
         size => Err(format!("wanted {SIZE_MIN} bytes or more, found {size}")),

@@ -32,10 +32,7 @@ use mapleaf::tree::Tree;
 
 use crate::feed::marked;
 use crate::machine::now_ns;
-
-/// Latencies are kept from a nanosecond to a minute, to a tenth of a percent.
-const LATENCY_MAX: u64 = 60_000_000_000;
-const DIGITS: u8 = 3;
+use crate::turns::time_histogram;
 
 /// What a subscriber is told.
 #[derive(Clone, Debug, Args)]
@@ -162,9 +159,7 @@ impl Watcher {
 
     fn time(&mut self, (moment, round): (u64, u32)) {
         let now = now_ns();
-        let latencies = self.latencies.entry(round).or_insert_with(|| {
-            Histogram::new_with_max(LATENCY_MAX, DIGITS).expect("the bounds are sound")
-        });
+        let latencies = self.latencies.entry(round).or_insert_with(time_histogram);
         latencies.saturating_record(now.saturating_sub(moment).max(1));
         self.newest = self.newest.max(moment);
         if now - self.said > self.line_interval {

@@ -98,7 +98,7 @@ impl World {
         let folder = tempfile::Builder::new().prefix("mapleaf-load-").tempdir_in(&within);
         let folder = folder.with_context(|| format!("no folder in {}", within.display()))?;
         let tree = folder.path().join("server");
-        create(common, &tree)?;
+        create(common, &tree)?.close()?;
         let orders = Arc::<Orders>::default();
         let load = Load::new(Arc::clone(&orders), serving.batch, common.size);
         let mut options = ServeOptions::new(&tree);
@@ -193,6 +193,11 @@ impl World {
         Ok(report.counters)
     }
 
+    /// Writes back what the server has changed so far, and waits for it.
+    pub(crate) fn write_back(&self) -> anyhow::Result<()> {
+        Ok(fs::File::open(self.folder.path().join("server"))?.sync_all()?)
+    }
+
     /// Opens the file of the server, which has ended.
     pub(crate) fn open_server(&self) -> anyhow::Result<Tree> {
         open(&self.folder.path().join("server"), TreeRole::Server)
@@ -230,12 +235,12 @@ fn itself(task: &str, server: SocketAddr) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn create(common: &Common, tree: &Path) -> anyhow::Result<()> {
+/// A new tree of a server, as the options say.
+pub(crate) fn create(common: &Common, tree: &Path) -> anyhow::Result<Tree> {
     let layout = Layout::plain(1, common.leaves, common.size)?;
     let tree_id = TreeId(machine::now_ns() | 1);
     let options = CreateOptions { role: TreeRole::Server, tree_id, life: Life(0), unix_s: 0 };
-    Tree::create(tree, layout, options)?.close()?;
-    Ok(())
+    Ok(Tree::create(tree, layout, options)?)
 }
 
 fn open(file: &Path, role: TreeRole) -> anyhow::Result<Tree> {
