@@ -24,6 +24,7 @@ use mapleaf::tree::Tree;
 
 use crate::clients::LEASE;
 use crate::clients::open_sessions;
+use crate::ending::word;
 use crate::feed::Mode;
 use crate::feed::Random;
 use crate::feed::mark;
@@ -36,7 +37,6 @@ use crate::options::data_size;
 use crate::options::in_memory;
 use crate::parse;
 use crate::turns::time_histogram;
-use crate::word;
 use crate::world::Serving;
 use crate::world::World;
 use crate::world::create;

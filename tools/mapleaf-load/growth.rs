@@ -24,13 +24,13 @@ use serde_json::json;
 
 use mapleaf::layout::stride_for;
 
+use crate::ending::word;
 use crate::figures::Report;
 use crate::machine::go_on;
 use crate::machine::wait_for;
 use crate::options::in_memory;
 use crate::parse;
 use crate::series::Series;
-use crate::word;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct GrowthArgs {

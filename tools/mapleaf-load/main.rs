@@ -8,6 +8,8 @@
 
 mod clients;
 mod disk;
+#[path = "../ending.rs"]
+mod ending;
 mod feed;
 mod figures;
 mod growth;
@@ -37,11 +39,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
-use clap::error::ErrorKind;
 
+use crate::ending::explain;
 use crate::figures::Report;
-use crate::words::causes;
-use crate::words::usage_line;
 
 /// Measure mapleaf on this machine, over loopback
 #[derive(Debug, Parser)]
@@ -92,13 +92,10 @@ enum Command {
     Sessions(sessions::SessionsArgs),
 }
 
-/// Exit status of usage errors and of trouble.
-const TROUBLE: u8 = 2;
-
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => explain(&error),
+        Err(error) => explain("mapleaf-load", &error),
     }
 }
 
@@ -133,38 +130,6 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Says what went wrong, in one line.
-fn explain(error: &anyhow::Error) -> ExitCode {
-    match error.downcast_ref::<clap::Error>() {
-        Some(error) => explain_usage(error),
-        None => {
-            word(&format!("mapleaf-load: {}", causes(error)));
-            ExitCode::from(TROUBLE)
-        }
-    }
-}
-
-/// Help and version are data; everything else that clap says is one line.
-fn explain_usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        return match error.print() {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(TROUBLE),
-            _ => ExitCode::SUCCESS,
-        };
-    }
-    match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => word(&error.render().to_string()),
-        _ => word(&format!("mapleaf-load: {}", usage_line(error))),
-    }
-    ExitCode::from(TROUBLE)
-}
-
-/// Writes one line of words to stderr.
-fn word(line: &str) {
-    // Nobody is left to be told when stderr is closed.
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -172,19 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_of_flags_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn each_command_has_an_example_and_each_option_a_sentence() {
-        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-            let name = command.get_name();
-            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(example.contains(&format!("mapleaf-load {name}")), "{name} has no example");
-            for arg in command.get_arguments() {
-                assert!(arg.get_help().is_some(), "{name}: {} has no help", arg.get_id());
-            }
-        }
+    fn the_table_of_flags_is_sound_and_explained() {
+        ending::assert_explained(Cli::command());
     }
 }
