@@ -121,7 +121,7 @@ fn loss_is_made_and_repaired() {
 #[test]
 fn throughput_with_loss_stands_beside_that_without() {
     let folder = tempfile::tempdir().unwrap();
-    let args = ["fan-out", "--subscribers", "2", "--seconds", "300ms", "--loss", "0.05"];
+    let args = ["fan-out", "--replicas", "2", "--seconds", "300ms", "--loss", "0.05"];
     let json = measure(folder.path(), &args);
     assert_eq!(json["options"]["loss"], 0.05);
     let calm = positive(&json, "applied at each", "values/s");

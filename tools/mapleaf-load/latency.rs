@@ -30,7 +30,7 @@ pub(crate) struct LatencyArgs {
         value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     rate: u64,
     /// Subscribers, each a process
-    #[arg(long, default_value_t = 1, value_name = "COUNT",
+    #[arg(long, visible_alias = "replicas", default_value_t = 1, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=64))]
     subscribers: u32,
     /// Share of datagrams that is lost, both ways

@@ -69,7 +69,7 @@ pub(crate) struct LoadArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ThroughputArgs {
     /// Subscribers, each a process
-    #[arg(long, default_value_t = 1, value_name = "COUNT",
+    #[arg(long, visible_alias = "replicas", default_value_t = 1, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(crate) subscribers: u32,
     #[command(flatten)]
@@ -79,7 +79,7 @@ pub(crate) struct ThroughputArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FanOutArgs {
     /// Subscribers, each a process
-    #[arg(long, default_value_t = 8, value_name = "COUNT",
+    #[arg(long, visible_alias = "replicas", default_value_t = 8, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(crate) subscribers: u32,
     #[command(flatten)]

@@ -38,12 +38,16 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// A turn ends and the next begins.
-    pub(crate) fn note(&mut self) {
+    /// A turn ends and the next begins, at the moment that is given.
+    pub(crate) fn note(&mut self) -> Instant {
         let now = Instant::now();
-        let took = self.last.map(|last| now - last);
-        self.last = Some(now);
-        let Some(took) = took else { return };
+        if let Some(last) = self.last.replace(now) {
+            self.add(now, now - last);
+        }
+        now
+    }
+
+    fn add(&mut self, now: Instant, took: Duration) {
         let is_long = took > READ_INTERVAL;
         let mut own = took;
         if is_long || self.waited.is_none_or(|(read, _)| now - read > READ_INTERVAL) {
