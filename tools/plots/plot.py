@@ -67,6 +67,8 @@ class Chart:
     curves: list
     # Straight lines to compare with: a name, and y at the least and the greatest x.
     bounds: list = field(default_factory=list)
+    # Names of x = 0, 1, 2, ... where x is no quantity.
+    steps: list = None
     # The least y that is shown, where that says more than the least one measured.
     y_from: float = None
     # What was measured where.
@@ -170,7 +172,42 @@ def growth(run):
     return charts
 
 
-CHARTS = {"growth": growth}
+QUANTILES = ["p50", "p99", "p99.9", "longest"]
+
+
+def times(run, what):
+    """A curve a folder: the quantiles of some times."""
+    options = run["options"]
+    curves = []
+    for folder, medium in zip(options["folders"], options["media"]):
+        points = []
+        for at, quantile in enumerate(QUANTILES):
+            told = run["figures"][f"{folder}: {what}, {quantile}"]
+            points.append((at, told["median"], told["min"], told["max"]))
+        curves.append(Curve(medium, points))
+    return curves
+
+
+def disk(run):
+    pages = f"{run['options']['pages']:,} pages"
+    rate = f"{run['options']['rate']:,} changes a second"
+    charts = {
+        "updates": Chart(
+            f"An update of a mapped tree, random over {pages}",
+            "", "microseconds, with a processor", times(run, "updates, one that has a processor"),
+            steps=QUANTILES),
+        "turns": Chart(
+            f"A turn of the server's loop at {rate}",
+            "", "milliseconds, with a processor",
+            times(run, "server, a turn that has a processor"),
+            [("5 ms", 5, 5)], steps=QUANTILES),
+    }
+    for chart in charts.values():
+        chart.source = source(run)
+    return charts
+
+
+CHARTS = {"growth": growth, "disk": disk}
 
 
 # How it is drawn.
@@ -194,6 +231,22 @@ class Scale:
     def small_ticks(self):
         """2 to 9 times each power of ten: the eye sees that the scale is logarithmic."""
         return [times * power for power in self.ticks()[:-1] for times in range(2, 10)]
+
+
+class Steps:
+    """Places of things that are no quantity, half a step from the ends."""
+
+    def __init__(self, names, begin, end):
+        self.names, self.begin, self.end = names, begin, end
+
+    def place(self, value):
+        return self.begin + (value + 0.5) / len(self.names) * (self.end - self.begin)
+
+    def ticks(self):
+        return range(len(self.names))
+
+    def small_ticks(self):
+        return []
 
 
 def label(value):
@@ -239,13 +292,14 @@ def draw(chart):
     lows = [max(point[2], point[1] / 100) for point in points]
     bounds = [value for _, *values in chart.bounds for value in values]
     lows = lows + bounds + ([chart.y_from] if chart.y_from else [])
-    x_scale = Scale(min(xs), max(xs), LEFT, RIGHT)
+    x_scale = (Steps(chart.steps, LEFT, RIGHT) if chart.steps
+               else Scale(min(xs), max(xs), LEFT, RIGHT))
     y_scale = Scale(min(lows), max([point[3] for point in points] + bounds), BOTTOM, TOP)
     parts = frame(chart, x_scale, y_scale)
     names = []
     for name, first, last in chart.bounds:
-        ends = (x_scale.place(min(xs)), y_scale.place(first),
-                x_scale.place(max(xs)), y_scale.place(last))
+        ends = (LEFT if chart.steps else x_scale.place(min(xs)), y_scale.place(first),
+                RIGHT if chart.steps else x_scale.place(max(xs)), y_scale.place(last))
         parts.append(line("bound", *ends))
         names.append((ends[3], name, None))
     for number, one in enumerate(curves):
@@ -280,7 +334,8 @@ def frame(chart, x_scale, y_scale):
     for value in x_scale.ticks():
         x = x_scale.place(value)
         parts += [line("grid", x, TOP, x, BOTTOM),
-                  text_at(x, BOTTOM + 19, label(value), anchor="middle")]
+                  text_at(x, BOTTOM + 19, chart.steps[value] if chart.steps else label(value),
+                          anchor="middle")]
     for value in y_scale.small_ticks():
         y = y_scale.place(value)
         parts.append(line("axis", LEFT, y, LEFT + 4, y))
