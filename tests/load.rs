@@ -201,11 +201,14 @@ fn growth_has_a_point_for_each_quantity() {
         assert!(costs.iter().all(|cost| *cost > 0.0), "{series}: {costs:?}");
     }
     // Every leaf comes with its Data, and more of them need more memory.
-    for (leaves, bytes) in points(&json, "leaves", "late join, received") {
-        assert!(bytes > leaves as f64 * 200.0, "{bytes} B of {leaves} leaves");
+    for (name, of_each) in [("late join, received", 200), ("server memory beside its file", 8)] {
+        let points = points(&json, "leaves", name);
+        assert!(points.len() == 2, "{name}: {points:?}");
+        let enough = |(leaves, bytes): &(u64, f64)| *bytes > (leaves * of_each) as f64;
+        assert!(points.iter().all(enough), "{name}: {points:?}");
     }
-    let memory = points(&json, "leaves", "server memory beside its file");
-    assert!(memory.iter().all(|(leaves, bytes)| *bytes > *leaves as f64 * 8.0), "{memory:?}");
+    let idle = points(&json, "sessions", "processor, a period without changes");
+    assert!(idle.len() == 2 && idle.iter().all(|(_, cost)| *cost > 0.0), "{idle:?}");
     let received = points(&json, "size", "late join, received");
     assert!(received[0].1 > 10_000.0 * 16.0 && received[1].1 > 10_000.0 * 200.0, "{received:?}");
     let opened = points(&json, "leaves", "opening and verifying");
