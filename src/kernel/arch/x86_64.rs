@@ -39,7 +39,7 @@ impl Sse42 {
 
     /// # Safety
     /// Every record may be read through `L`.
-    pub(super) unsafe fn checksums<L: Load>(self, records: Records<'_>, out: &mut [u32]) {
+    pub(super) unsafe fn checksums<L: Load>(self, records: impl Records, out: &mut [u32]) {
         // SAFETY: the token proves SSE4.2; the caller promises the records.
         unsafe { checksums_sse42::<L>(records, out) };
     }
@@ -48,7 +48,7 @@ impl Sse42 {
 /// # Safety
 /// Every record may be read through `L`; the processor has SSE4.2.
 #[target_feature(enable = "sse4.2")]
-unsafe fn checksums_sse42<L: Load>(records: Records<'_>, out: &mut [u32]) {
+unsafe fn checksums_sse42<L: Load>(records: impl Records, out: &mut [u32]) {
     // SAFETY: the caller promises both.
     unsafe { lanes::checksums::<Instructions, L, LANES>(records, out) };
 }
