@@ -84,25 +84,25 @@ fn main() {
     }
 }
 
-/// A way to compute, by name.
-type Way = (String, Box<dyn Fn(&[u8], usize, &mut [u32]) + Sync>);
+/// A way to compute the records of an area, by name.
+type Way = (String, Box<dyn Fn(&[u8], &mut [u32]) + Sync>);
 
 /// Every way to compute records of `stride` bytes, and reading them.
-fn ways() -> Vec<Way> {
-    let ours = ChecksumKernel::available().into_iter().map(|kernel| -> Way {
-        let run = move |area: &[u8], stride: usize, out: &mut [u32]| {
-            let lens = [stride as u32; SHARE_LEN / 64];
+fn ways(stride: usize) -> Vec<Way> {
+    let ours = ChecksumKernel::available().into_iter().map(move |kernel| -> Way {
+        let lens = vec![stride as u32; SHARE_LEN / stride];
+        let run = move |area: &[u8], out: &mut [u32]| {
             kernel.batch(area, stride, &lens[..out.len()], out).expect("records in their area");
         };
         (kernel.name().into(), Box::new(run))
     });
     let one_by_one = |name: &str, crc: fn(&[u8]) -> u32| -> Way {
-        let run = move |area: &[u8], stride: usize, out: &mut [u32]| {
+        let run = move |area: &[u8], out: &mut [u32]| {
             area.chunks_exact(stride).zip(out).for_each(|(record, out)| *out = crc(record));
         };
         (name.into(), Box::new(run))
     };
-    let reading = |area: &[u8], _: usize, out: &mut [u32]| out[0] = read(area) as u32;
+    let reading = |area: &[u8], out: &mut [u32]| out[0] = read(area) as u32;
     ours.chain([
         one_by_one("crate crc32c", crc32c::crc32c),
         one_by_one("crate crc-fast", crc_fast::crc32_iscsi),
@@ -118,9 +118,9 @@ fn checksum(criterion: &mut Criterion, targets: &mut Vec<Target>) {
     group.throughput(Throughput::BytesDecimal(IN_L2 as u64));
     for stride in [64, 256, 1024] {
         let mut out = vec![0; IN_L2 / stride];
-        for (way, run) in ways() {
+        for (way, run) in ways(stride) {
             group.bench_function(BenchmarkId::new(way, stride), |b| {
-                b.iter(|| run(black_box(&area), stride, &mut out));
+                b.iter(|| run(black_box(&area), &mut out));
             });
         }
         let best = ChecksumKernel::detect().name();
@@ -139,7 +139,7 @@ fn mapped(criterion: &mut Criterion, len: usize, targets: &mut Vec<Target>) {
     group.throughput(Throughput::BytesDecimal(len as u64)).sample_size(10);
     for stride in [64, 256, 1024] {
         for threads in [1, 2] {
-            for (way, run) in ways() {
+            for (way, run) in ways(stride) {
                 let id = format!("{way} x{threads}");
                 group.bench_function(BenchmarkId::new(id, stride), |b| {
                     b.iter(|| on_threads(threads, black_box(&map), stride, &run));
@@ -161,12 +161,12 @@ fn on_threads(
     threads: usize,
     area: &[u8],
     stride: usize,
-    run: &(impl Fn(&[u8], usize, &mut [u32]) + Sync),
+    run: &(impl Fn(&[u8], &mut [u32]) + Sync),
 ) {
     let compute = |part: &[u8]| {
         let mut out = vec![0; SHARE_LEN / stride];
         for share in part.chunks(SHARE_LEN) {
-            run(share, stride, &mut out[..share.len() / stride]);
+            run(share, &mut out[..share.len() / stride]);
             black_box(&out);
         }
     };
