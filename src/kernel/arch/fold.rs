@@ -62,6 +62,20 @@ impl Fold {
         found.then_some(Fold(()))
     }
 
+    /// CRC32C of the bytes that gave `crc` followed by `bytes`.
+    #[inline]
+    pub(super) fn append(self, crc: u32, bytes: &[u8]) -> u32 {
+        // SAFETY: the token proves the instructions.
+        unsafe { append(crc, bytes) }
+    }
+
+    /// CRC32C of `front` followed by `bytes`.
+    #[inline]
+    pub(super) fn behind<const N: usize>(self, front: &[u8; N], bytes: &[u8]) -> u32 {
+        // SAFETY: the token proves the instructions.
+        unsafe { behind(front, bytes) }
+    }
+
     /// # Safety
     /// Every record may be read, and nobody writes it meanwhile.
     pub(super) unsafe fn checksums(self, records: Records<'_>, out: &mut [u32]) {
@@ -128,14 +142,35 @@ unsafe fn eight(at: *const u8, stride: usize, lens: &[u32; EIGHT], out: &mut [u3
     }
     if len < SHORT {
         // SAFETY: as above.
-        *out = unsafe { group::<EIGHT>(at, stride, len) };
+        *out = unsafe { group::<EIGHT>(at, stride, len, u32::MAX) };
         return;
     }
     let (out, _) = out.as_chunks_mut::<FOUR>();
     for (i, out) in out.iter_mut().enumerate() {
         // SAFETY: as above.
-        *out = unsafe { group::<FOUR>(at.wrapping_add(stride * FOUR * i), stride, len) };
+        *out = unsafe { group::<FOUR>(at.wrapping_add(stride * FOUR * i), stride, len, u32::MAX) };
     }
+}
+
+#[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
+fn append(crc: u32, bytes: &[u8]) -> u32 {
+    // SAFETY: the one record is the slice, which nobody writes.
+    let [crc] = unsafe { group::<1>(bytes.as_ptr(), 0, bytes.len(), !crc) };
+    crc
+}
+
+#[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
+fn behind<const N: usize>(front: &[u8; N], bytes: &[u8]) -> u32 {
+    let (words, rest) = front.as_chunks::<8>();
+    let mut crc = u64::from(u32::MAX);
+    for word in words {
+        crc = simd::_mm_crc32_u64(crc, u64::from_le_bytes(*word));
+    }
+    // SAFETY: the bytes are those of a slice.
+    let crc = unsafe { finish(rest.as_ptr(), rest.len(), crc as u32) };
+    // SAFETY: the one record is the slice, which nobody writes.
+    let [crc] = unsafe { group::<1>(bytes.as_ptr(), 0, bytes.len(), crc) };
+    crc
 }
 
 /// Computes records of any lengths.
@@ -149,7 +184,7 @@ unsafe fn some(records: Records<'_>, out: &mut [u32]) {
         for (len, out) in lens.iter().zip(out) {
             let len = *len as usize;
             // SAFETY: the caller promises the records.
-            [*out] = unsafe { group::<1>(at, stride, len) };
+            [*out] = unsafe { group::<1>(at, stride, len, u32::MAX) };
             at = at.wrapping_add(stride);
         }
     } else {
@@ -158,14 +193,14 @@ unsafe fn some(records: Records<'_>, out: &mut [u32]) {
     }
 }
 
-/// CRC32C of `N` records of `len` bytes.
+/// CRC32C of `N` records of `len` bytes, behind bytes that gave `before`, inverted.
 ///
 /// # Safety
 /// These records may be read, and nobody writes them meanwhile.
 #[inline]
 #[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
-unsafe fn group<const N: usize>(at: *const u8, stride: usize, len: usize) -> [u32; N] {
-    let mut crcs = [u64::from(u32::MAX); N];
+unsafe fn group<const N: usize>(at: *const u8, stride: usize, len: usize, before: u32) -> [u32; N] {
+    let mut crcs = [u64::from(before); N];
     let mut done = 0;
     while len - done >= 2 * BLOCK {
         let blocks = ((len - done) / BLOCK).min(2 * JUMP_MAX);
