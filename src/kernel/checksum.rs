@@ -1,8 +1,9 @@
 //! CRC32C, of one run of bytes and of many records.
 //!
-//! One run goes to the crate crc32c. Records of some hundred bytes are too short
-//! for it: an instruction that takes three cycles waits for the one before, so
-//! the batch kernels compute several records at once.
+//! One long run goes to the crate crc32c. A run of some hundred bytes is too short for
+//! it: an instruction that takes three cycles waits for the one before. So half of it is
+//! folded beside the instruction where the processor can (`arch::fold`), and the batch
+//! kernels compute several records at once.
 
 use core::error::Error;
 use core::fmt;
@@ -40,13 +41,19 @@ impl Error for BatchError {}
 /// CRC32C (Castagnoli) of `bytes`.
 #[inline]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
+    crc32c_append(0, bytes)
 }
 
 /// CRC32C of the bytes that gave `crc` followed by `bytes`.
 #[inline]
 pub fn crc32c_append(crc: u32, bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc, bytes)
+    ChecksumKernel::detect().append(crc, bytes)
+}
+
+/// CRC32C of `front` followed by `bytes`: of a short head and what lies elsewhere.
+#[inline]
+pub fn crc32c_behind<const N: usize>(front: &[u8; N], bytes: &[u8]) -> u32 {
+    ChecksumKernel::detect().behind(front, bytes)
 }
 
 /// Writes CRC32C of record `i`, the `lens[i]` bytes of `area` from `i * stride`
@@ -147,12 +154,41 @@ mod tests {
 
     #[test]
     fn one_run_equals_the_reference_whole_and_in_two_parts() {
-        let bytes = noise(600);
-        for len in 0..=600 {
-            let (a, b) = bytes[..len].split_at(len / 3);
-            assert_eq!(crc32c(&bytes[..len]), reference(&bytes[..len]));
-            assert_eq!(crc32c_append(crc32c(a), b), reference(&bytes[..len]));
+        let bytes = noise(1_300);
+        for kernel in ChecksumKernel::available() {
+            for len in (0..=600).chain(990..=1_300) {
+                let expected = reference(&bytes[..len]);
+                let (a, b) = bytes[..len].split_at(len / 3);
+                let of_parts = kernel.append(kernel.append(0, a), b);
+                assert_eq!(kernel.append(0, &bytes[..len]), expected, "{}: {len}", kernel.name());
+                assert_eq!(of_parts, expected, "{}: {len} in two parts", kernel.name());
+            }
         }
+        assert_eq!(crc32c_append(crc32c(b"1234"), b"56789"), 0xe306_9283);
+    }
+
+    #[test]
+    fn a_run_behind_a_head_equals_the_reference() {
+        fn check<const N: usize>(bytes: &[u8]) {
+            let (front, _) = bytes.split_first_chunk::<N>().unwrap();
+            for kernel in ChecksumKernel::available() {
+                for len in (0..=300).chain(1_020..=1_030) {
+                    for skip in 0..8 {
+                        let (first, last) = (N + skip, N + skip + len);
+                        let expected = reference(&[front, &bytes[first..last]].concat());
+                        let found = kernel.behind(front, &bytes[first..last]);
+                        assert_eq!(found, expected, "{}: {len} behind {N}", kernel.name());
+                    }
+                }
+            }
+            assert_eq!(crc32c_behind(front, &bytes[N..N + 9]), reference(&bytes[..N + 9]));
+        }
+        let bytes = noise(1_100);
+        check::<0>(&bytes);
+        check::<3>(&bytes);
+        check::<8>(&bytes);
+        check::<20>(&bytes);
+        check::<23>(&bytes);
     }
 
     #[test]

@@ -189,9 +189,19 @@ impl LeafSource for TreeLeaves {
     fn copy_wire(&self, leaf: DataLocId, to: &mut [u8]) -> Option<usize> {
         self.tree.copy_wire(leaf, to)
     }
+
+    #[inline]
+    fn expect_copy(&self, leaf: DataLocId) {
+        self.tree.expect_read(leaf);
+    }
 }
 
 impl Leaves for TreeLeaves {
+    #[inline]
+    fn expect(&self, leaf: DataLocId, data_size: usize) {
+        self.tree.expect_write(leaf, data_size);
+    }
+
     fn tree_id(&self) -> TreeId {
         self.tree.tree_id()
     }
@@ -310,11 +320,6 @@ impl ReplicaLeaves for TreeLeaves {
     #[inline]
     fn apply(&mut self, leaf: &Leaf<'_>) -> bool {
         self.tree.apply(leaf.head, leaf.data, self.mark).is_ok()
-    }
-
-    #[inline]
-    fn expect(&self, leaf: DataLocId, data_size: usize) {
-        self.tree.expect_write(leaf, data_size);
     }
 
     fn follow(&mut self, life: Life, watermark: Revision) {

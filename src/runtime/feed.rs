@@ -160,6 +160,14 @@ impl FeedWriter<'_> {
         outcome
     }
 
+    /// Says that a leaf will be written soon with so many bytes of Data: its memory is
+    /// asked for, so that writes of several leaves wait for theirs together. Worth it
+    /// for up to some 32 leaves that lie anywhere in a large tree.
+    #[inline]
+    pub fn expect(&self, leaf: DataLocId, data_size: usize) {
+        self.tree.tree().expect_write(leaf, data_size);
+    }
+
     /// The layout of the tree: leaves by path, capacities, fields. It may grow from
     /// call to call, and leaves may have other numbers then.
     pub fn layout(&self) -> &Layout {

@@ -275,10 +275,7 @@ impl ServingSide {
         if self.puts_off(now) {
             return;
         }
-        let interval = self.period.max(INTERVAL_MIN);
-        // On a grid, so that periods do not drift; one that was missed is left out.
-        let next = self.next_tick.after(interval);
-        self.next_tick = if next > now { next } else { now.after(interval) };
+        self.next_tick = next_end(self.next_tick, now, self.period);
         if !self.period.is_zero() || self.has_news(end, tree) {
             self.end_period(now, end, tree);
         }
@@ -436,6 +433,14 @@ fn send_all(server: &mut Server, outlet: &mut Outlet, tree: &TreeLeaves) {
     }
 }
 
+/// When the period ends that follows one which was to end at `due`. On a grid, so that
+/// periods do not drift; one that was missed is left out.
+fn next_end(due: Time, now: Time, period: Duration) -> Time {
+    let interval = if period.is_zero() { INTERVAL_MIN } else { period };
+    let next = due.after(interval);
+    if next > now { next } else { now.after(interval) }
+}
+
 fn server_config(live: &ReloadableConfig, datagram_size: usize, reports: Reports) -> ServerConfig {
     ServerConfig {
         datagram_size,
@@ -469,6 +474,19 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(check_capacities(&layout, 1_208).is_ok());
+    }
+
+    #[test]
+    fn periods_of_any_length_end_on_a_grid() {
+        let (ms, us) = (Duration::from_millis, Duration::from_micros);
+        let due = Time(5_000_000_000);
+        for period in [us(50), us(250), ms(1), ms(100)] {
+            assert_eq!(next_end(due, due, period), due.after(period));
+            assert_eq!(next_end(due, due.after(period / 2), period), due.after(period), "late");
+            let missed = due.after(period * 3 / 2);
+            assert_eq!(next_end(due, missed, period), missed.after(period), "left out");
+        }
+        assert_eq!(next_end(due, due, Duration::ZERO), due.after(INTERVAL_MIN));
     }
 
     #[test]

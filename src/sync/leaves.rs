@@ -36,6 +36,11 @@ pub trait Leaves {
     fn digest(&self) -> Digest;
     /// Digest of the leaves that a parent owns itself.
     fn digest_of_parent(&self, parent: ParentId) -> Digest;
+    /// Hears that a leaf with so many bytes of Data is likely to be stored soon. It is
+    /// a guess: the leaf may be none of the tree's, and the number any.
+    fn expect(&self, leaf: DataLocId, data_size: usize) {
+        let _ = (leaf, data_size);
+    }
 }
 
 /// A commit of a tree: what was written before it is durable when it is done. They are
@@ -81,11 +86,6 @@ pub trait ReplicaLeaves: Leaves {
     /// Stores a leaf as it came, revision and checksum included. Says whether
     /// the replica has room for it.
     fn apply(&mut self, leaf: &Leaf<'_>) -> bool;
-    /// Hears that a leaf with so many bytes of Data is likely to be applied soon. It is
-    /// a guess: the leaf may be none of the tree's, and the number any.
-    fn expect(&self, leaf: DataLocId, data_size: usize) {
-        let _ = (leaf, data_size);
-    }
     /// Notes in one step which life of the server it follows, and up to which
     /// revision every change is held (zero: not known). What a restart finds.
     fn follow(&mut self, life: Life, watermark: Revision);

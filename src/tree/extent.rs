@@ -95,7 +95,7 @@ impl Extents {
     }
 
     /// The record of a leaf, if there is such a leaf.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn record(&self, leaf: DataLocId) -> Option<Record> {
         if leaf.0 >= self.leaf_count {
             return None;
@@ -162,7 +162,7 @@ impl Record {
 }
 
 impl Extent {
-    #[inline]
+    #[inline(always)]
     fn record(&self, leaf: DataLocId) -> Record {
         Record {
             leaf,

@@ -228,6 +228,7 @@ impl Tree {
         self.index.changed().count()
     }
 
+    #[inline(always)]
     pub(crate) fn record(&self, leaf: DataLocId) -> Option<Record> {
         self.generation.extents.record(leaf)
     }

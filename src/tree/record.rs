@@ -4,20 +4,18 @@ use core::fmt;
 use core::mem::offset_of;
 
 use zerocopy::FromBytes;
-use zerocopy::IntoBytes;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
-use crate::kernel::crc32c;
-use crate::kernel::crc32c_append;
 use crate::kernel::crc32c_batch;
+use crate::kernel::crc32c_behind;
 use crate::layout::DataLocId;
 use crate::layout::LeafHead;
 use crate::layout::RecordHead;
 use crate::layout::Revision;
 
-/// Length of the checksum field, which the checksum does not cover.
-const CHECKSUM_LEN: usize = size_of::<U32>();
+/// Bytes of a head that the checksum covers: all but the checksum.
+type Covered = [u8; size_of::<LeafHead>() - size_of::<U32>()];
 
 /// Offset of ChangeFlag in a record.
 pub(crate) const CHANGE_FLAG_AT: usize = offset_of!(RecordHead, change_flag);
@@ -88,22 +86,37 @@ impl std::error::Error for RecordFault {}
 
 /// CRC32C of a leaf: over everything behind the checksum, to the end of Data.
 pub fn leaf_checksum(head: &LeafHead, data: &[u8]) -> u32 {
-    let (_, covered) = head.as_bytes().split_at(CHECKSUM_LEN);
-    crc32c_append(crc32c(covered), data)
+    let (data_size, leaf) = (head.data_size.get(), DataLocId(head.data_loc_id.get()));
+    let covered = covered(data_size, leaf, head.reserved.get(), Revision(head.revision.get()));
+    crc32c_behind(&covered, data)
+}
+
+/// What the checksum covers of a head, made of whole words.
+#[inline(always)]
+fn covered(data_size: u32, leaf: DataLocId, reserved: u32, revision: Revision) -> Covered {
+    let mut covered = [0; size_of::<Covered>()];
+    let (place, rest) = covered.split_at_mut(size_of::<u64>());
+    place.copy_from_slice(&(u64::from(data_size) | u64::from(leaf.0) << 32).to_le_bytes());
+    let (behind, rest) = rest.split_at_mut(size_of::<u64>());
+    behind.copy_from_slice(&(u64::from(reserved) | revision.0 << 32).to_le_bytes());
+    rest.copy_from_slice(&((revision.0 >> 32) as u32).to_le_bytes());
+    covered
 }
 
 /// The head of a leaf with this Data, its checksum computed.
 pub fn leaf_head(leaf: DataLocId, revision: Revision, data: &[u8]) -> LeafHead {
-    let mut head = LeafHead {
-        checksum: U32::new(0),
-        // Data is no longer than a capacity, which is far below a u32.
-        data_size: U32::new(data.len() as u32),
+    // Data is no longer than a capacity, which is far below a u32.
+    let data_size = data.len() as u32;
+    // Before the head is stored: halves of a word that were just stored could not be
+    // loaded as one before they are in the cache, which takes longer than the checksum.
+    let checksum = crc32c_behind(&covered(data_size, leaf, 0, revision), data);
+    LeafHead {
+        checksum: U32::new(checksum),
+        data_size: U32::new(data_size),
         data_loc_id: U32::new(leaf.0),
         reserved: U32::new(0),
         revision: U64::new(revision.0),
-    };
-    head.checksum = U32::new(leaf_checksum(&head, data));
-    head
+    }
 }
 
 /// The head of a leaf that was never written.
@@ -248,6 +261,10 @@ fn verify_by(
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::IntoBytes;
+
+    use crate::kernel::crc32c;
+
     use super::*;
 
     fn record(data: &[u8], stride: usize) -> Vec<u8> {

@@ -177,6 +177,9 @@ impl Tree {
         if self.has_staged() {
             return Err(WriteError::Staged);
         }
+        // The misses pass while the checksum is computed.
+        self.index.prefetch(leaf);
+        self.prefetch(&record, data.len());
         let revision = self.next_revision()?;
         self.run.newest = revision;
         let head = leaf_head(leaf, revision, data);
@@ -186,7 +189,7 @@ impl Tree {
         if self.is_lost() { Err(WriteError::Lost) } else { Ok(revision) }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn may_write(&self, leaf: DataLocId, data: &[u8]) -> Result<Record, WriteError> {
         self.expect_role(TreeRole::Server)?;
         let record = self.target(leaf, data)?;
@@ -239,9 +242,23 @@ impl Tree {
     /// for together then. Any leaf may be named.
     #[inline]
     pub fn expect_write(&self, leaf: DataLocId, data_size: usize) {
-        let Some(record) = self.record(leaf) else { return };
-        self.index.prefetch(leaf);
-        // What is longer the processor fetches by itself, as it is stored in order.
+        if let Some(record) = self.record(leaf) {
+            self.index.prefetch(leaf);
+            self.prefetch(&record, data_size);
+        }
+    }
+
+    /// Asks for the memory that a copy of this leaf reads, ahead of the copy.
+    #[inline]
+    pub fn expect_read(&self, leaf: DataLocId) {
+        if let Some(record) = self.record(leaf) {
+            self.prefetch(&record, self.data_size(leaf));
+        }
+    }
+
+    #[inline]
+    fn prefetch(&self, record: &Record, data_size: usize) {
+        // What is longer the processor fetches by itself, as it is taken in order.
         let len =
             RecordHead::DATA_OFFSET.saturating_add(data_size).min(record.stride).min(EXPECTED_MAX);
         self.owner.map().prefetch(record.offset, len);
@@ -301,20 +318,26 @@ impl Tree {
         (empty_head(leaf), Mark::Quiet)
     }
 
+    #[inline(always)]
     fn expect_role(&self, expected: TreeRole) -> Result<(), WriteError> {
         let found = self.state.role;
         if found == expected { Ok(()) } else { Err(WriteError::Role { found }) }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn target(&self, leaf: DataLocId, data: &[u8]) -> Result<Record, WriteError> {
-        let leaf_count = self.leaf_count();
-        let record = self.record(leaf).ok_or(WriteError::UnknownLeaf { leaf, leaf_count })?;
-        let (capacity, found) = (record.capacity, data.len());
-        if found > capacity {
-            return Err(WriteError::TooLarge { leaf, capacity, found });
+        match self.record(leaf) {
+            Some(record) if data.len() <= record.capacity => Ok(record),
+            record => Err(self.no_target(leaf, record, data.len())),
         }
-        Ok(record)
+    }
+
+    #[cold]
+    fn no_target(&self, leaf: DataLocId, record: Option<Record>, found: usize) -> WriteError {
+        match record {
+            Some(Record { capacity, .. }) => WriteError::TooLarge { leaf, capacity, found },
+            None => WriteError::UnknownLeaf { leaf, leaf_count: self.leaf_count() },
+        }
     }
 
     #[inline]

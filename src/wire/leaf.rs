@@ -185,6 +185,10 @@ pub trait LeafSource {
     /// with zeros to a multiple of 8, and says how many bytes that were. Nothing
     /// if there is no such leaf or no room.
     fn copy_wire(&self, leaf: DataLocId, to: &mut [u8]) -> Option<usize>;
+    /// Hears that a leaf is to be copied soon, and may ask for its memory.
+    fn expect_copy(&self, leaf: DataLocId) {
+        let _ = leaf;
+    }
 }
 
 /// CRC32C of a leaf: over its head behind `checksum`, and its Data.

@@ -23,6 +23,9 @@ use crate::turns::Turns;
 /// Most changes of one call that is behind its rate: some 50 us.
 const BURST: u64 = 256;
 
+/// Changes whose memory is asked for together.
+const EXPECTED: usize = 16;
+
 /// Every leaf once, so many a call.
 const FILLED_AT_ONCE: u32 = 256;
 
@@ -222,9 +225,18 @@ impl Load {
     }
 
     fn write_random(&mut self, writer: &mut FeedWriter<'_>, count: u64) {
-        for _ in 0..count {
-            let leaf = self.random.below(writer.leaf_count());
-            self.write(writer, leaf);
+        let (leaves, size) = (writer.leaf_count(), self.data.len());
+        let mut chosen = [0; EXPECTED];
+        let mut left = count;
+        while left > 0 {
+            // No more than the array has.
+            let some = &mut chosen[..left.min(EXPECTED as u64) as usize];
+            for leaf in &mut *some {
+                *leaf = self.random.below(leaves);
+                writer.expect(DataLocId(*leaf), size);
+            }
+            some.iter().for_each(|leaf| self.write(writer, *leaf));
+            left -= some.len() as u64;
         }
         self.orders.note(count);
     }

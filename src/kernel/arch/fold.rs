@@ -67,6 +67,20 @@ impl Fold {
         found.then_some(Fold(()))
     }
 
+    /// CRC32C of the bytes that gave `crc` followed by `bytes`.
+    #[inline]
+    pub(super) fn append(self, crc: u32, bytes: &[u8]) -> u32 {
+        // SAFETY: the token proves the instructions.
+        unsafe { append(crc, bytes) }
+    }
+
+    /// CRC32C of `front` followed by `bytes`.
+    #[inline]
+    pub(super) fn behind<const N: usize>(self, front: &[u8; N], bytes: &[u8]) -> u32 {
+        // SAFETY: the token proves the instructions.
+        unsafe { behind(front, bytes) }
+    }
+
     /// # Safety
     /// Every record may be read, and nobody writes it meanwhile.
     pub(super) unsafe fn checksums(self, records: impl Records, out: &mut [u32]) {
@@ -121,11 +135,32 @@ unsafe fn eight(records: &mut impl Records, out: &mut [u32; EIGHT]) {
     if lens[0] < SHORT && lens == [lens[0]; EIGHT] {
         *records = rest;
         // SAFETY: the caller promises the records, which are all of this length.
-        *out = unsafe { group::<_, EIGHT>(places, [lens[0]; EIGHT]) };
+        *out = unsafe { group::<_, EIGHT>(places, [lens[0]; EIGHT], u32::MAX) };
         return;
     }
     // SAFETY: as above.
     unsafe { some(records, out) };
+}
+
+#[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
+fn append(crc: u32, bytes: &[u8]) -> u32 {
+    // SAFETY: the one record is the slice, which nobody writes.
+    let [crc] = unsafe { group([bytes.as_ptr()], [bytes.len()], !crc) };
+    crc
+}
+
+#[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
+fn behind<const N: usize>(front: &[u8; N], bytes: &[u8]) -> u32 {
+    let (words, rest) = front.as_chunks::<8>();
+    let mut crc = u64::from(u32::MAX);
+    for word in words {
+        crc = simd::_mm_crc32_u64(crc, u64::from_le_bytes(*word));
+    }
+    // SAFETY: the bytes are those of a slice.
+    let crc = unsafe { finish(rest.as_ptr(), rest.len(), crc) };
+    // SAFETY: the one record is the slice, which nobody writes.
+    let [crc] = unsafe { group([bytes.as_ptr()], [bytes.len()], crc) };
+    crc
 }
 
 /// Computes some records, of any lengths: by fours, and those that are left together.
@@ -171,19 +206,20 @@ unsafe fn take<'o, const N: usize>(
     let (places, lens) = records.take::<N>();
     let (first, rest) = out.split_first_chunk_mut::<N>().expect("as many as are taken");
     // SAFETY: the caller promises these records.
-    *first = unsafe { group::<_, N>(places, lens) };
+    *first = unsafe { group::<_, N>(places, lens, u32::MAX) };
     rest
 }
 
-/// CRC32C of `N` records: side by side as far as all go, then each alone.
+/// CRC32C of `N` records, behind bytes that gave `before`, inverted: side by side as far as
+/// all go, then each alone.
 ///
 /// # Safety
 /// These records may be read, and nobody writes them meanwhile.
 #[inline]
 #[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
-unsafe fn group<P: Places, const N: usize>(places: P, lens: [usize; N]) -> [u32; N] {
+unsafe fn group<P: Places, const N: usize>(places: P, lens: [usize; N], before: u32) -> [u32; N] {
     let shortest = shortest(&lens);
-    let mut crcs = [u64::from(u32::MAX); N];
+    let mut crcs = [u64::from(before); N];
     let mut done = 0;
     while shortest - done >= 2 * BLOCK {
         let blocks = ((shortest - done) / BLOCK).min(2 * JUMP_MAX);

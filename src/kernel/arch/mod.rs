@@ -20,6 +20,11 @@ use load::Shared;
 use crate::kernel::checksum::BatchError;
 use crate::kernel::checksum::check_batch;
 
+/// Longest run of bytes for which folding is ahead of the crate crc32c, which takes
+/// longer ones in three parts side by side.
+#[cfg(target_arch = "x86_64")]
+const RUN_MAX: usize = 1024;
+
 /// A way to compute CRC32C of many records.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -173,6 +178,26 @@ impl ChecksumKernel {
                 both.into_iter().chain([ChecksumKernel::Portable]).collect()
             }
             fastest => vec![fastest, ChecksumKernel::Portable],
+        }
+    }
+
+    /// CRC32C of the bytes that gave `crc` followed by `bytes`.
+    #[inline]
+    pub fn append(self, crc: u32, bytes: &[u8]) -> u32 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            ChecksumKernel::Fold(fold, _) if bytes.len() <= RUN_MAX => fold.append(crc, bytes),
+            _ => crc32c::crc32c_append(crc, bytes),
+        }
+    }
+
+    /// CRC32C of `front` followed by `bytes`.
+    #[inline]
+    pub fn behind<const N: usize>(self, front: &[u8; N], bytes: &[u8]) -> u32 {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            ChecksumKernel::Fold(fold, _) if bytes.len() <= RUN_MAX => fold.behind(front, bytes),
+            _ => crc32c::crc32c_append(crc32c::crc32c(front), bytes),
         }
     }
 

@@ -181,6 +181,9 @@ impl Server {
         tree: &mut impl ServedLeaves,
     ) -> Option<Vec<AckRefusal>> {
         let mut refusals = Vec::new();
+        for head in leaves.guesses() {
+            tree.expect(DataLocId(head.data_loc_id.get()), head.data_size.get() as usize);
+        }
         for leaf in leaves.flatten() {
             let id = leaf.data_loc_id();
             match tree.write(id, leaf.data) {
