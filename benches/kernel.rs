@@ -7,18 +7,25 @@
 //! cargo bench --bench kernel -- --test       each once, over little memory
 //! ```
 //!
+//! CRC32C is compared with the crates crc32c and crc-fast, in the second-level cache and over a
+//! mapped file of 256 MiB, there on one thread and on two.
+//!
 //! Ratios are what counts: both sides of each run in the same minute, on the
 //! same memory. Absolute figures depend on the machine and on its neighbours.
 
 use std::fs;
 use std::hint::black_box;
+use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use criterion::BenchmarkId;
 use criterion::Criterion;
 use criterion::Throughput;
+use memmap2::Mmap;
 
 use mapleaf::kernel::ChangedSet;
 use mapleaf::kernel::ChecksumKernel;
@@ -28,8 +35,11 @@ use mapleaf::kernel::RevisionColumn;
 /// Half of the smallest L2 among common machines, so that it all stays there.
 const IN_L2: usize = 128 << 10;
 
-/// Twice the L3 that one core can fill on common machines.
-const IN_MEMORY: usize = 64 << 20;
+/// Many times the L3 that one core can fill on common machines.
+const IN_MEMORY: usize = 256 << 20;
+
+/// Records that a thread computes between two looks for more work.
+const SHARE_LEN: usize = 4 << 20;
 
 /// Leaves of the tree that is scanned.
 const LEAVES: u32 = 1_000_000;
@@ -62,9 +72,8 @@ fn main() {
         .sample_size(40)
         .configure_from_args();
     let mut targets = Vec::new();
-    checksum(&mut criterion, "checksum in L2", IN_L2, &mut targets);
-    let memory = if small { IN_L2 } else { IN_MEMORY };
-    checksum(&mut criterion, "checksum in memory", memory, &mut targets);
+    checksum(&mut criterion, &mut targets);
+    mapped(&mut criterion, if small { IN_L2 } else { IN_MEMORY }, &mut targets);
     scan(&mut criterion, &mut targets);
     mark(&mut criterion, &mut targets);
     diff(&mut criterion, &mut targets);
@@ -75,45 +84,115 @@ fn main() {
     }
 }
 
-fn checksum(
-    criterion: &mut Criterion,
-    name: &'static str,
-    area_len: usize,
-    targets: &mut Vec<Target>,
-) {
-    let area = noise(area_len);
+/// A way to compute the records of an area, by name.
+type Way = (String, Box<dyn Fn(&[u8], &mut [u32]) + Sync>);
+
+/// Every way to compute records of `stride` bytes, and reading them.
+fn ways(stride: usize) -> Vec<Way> {
+    let ours = ChecksumKernel::available().into_iter().map(move |kernel| -> Way {
+        let lens = vec![stride as u32; SHARE_LEN / stride];
+        let run = move |area: &[u8], out: &mut [u32]| {
+            kernel.batch(area, stride, &lens[..out.len()], out).expect("records in their area");
+        };
+        (kernel.name().into(), Box::new(run))
+    });
+    let one_by_one = |name: &str, crc: fn(&[u8]) -> u32| -> Way {
+        let run = move |area: &[u8], out: &mut [u32]| {
+            area.chunks_exact(stride).zip(out).for_each(|(record, out)| *out = crc(record));
+        };
+        (name.into(), Box::new(run))
+    };
+    let reading = |area: &[u8], out: &mut [u32]| out[0] = read(area) as u32;
+    ours.chain([
+        one_by_one("crate crc32c", crc32c::crc32c),
+        one_by_one("crate crc-fast", crc_fast::crc32_iscsi),
+        ("reading".into(), Box::new(reading)),
+    ])
+    .collect()
+}
+
+fn checksum(criterion: &mut Criterion, targets: &mut Vec<Target>) {
+    let name = "checksum in L2";
+    let area = noise(IN_L2);
     let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::BytesDecimal(IN_L2 as u64));
     for stride in [64, 256, 1024] {
-        let lens = vec![stride as u32; area_len / stride];
-        let mut out = vec![0; lens.len()];
-        group.throughput(Throughput::BytesDecimal(area_len as u64));
-        for kernel in ChecksumKernel::available() {
-            group.bench_function(BenchmarkId::new(kernel.name(), stride), |b| {
-                b.iter(|| kernel.batch(black_box(&area), stride, &lens, &mut out));
+        let mut out = vec![0; IN_L2 / stride];
+        for (way, run) in ways(stride) {
+            group.bench_function(BenchmarkId::new(way, stride), |b| {
+                b.iter(|| run(black_box(&area), &mut out));
             });
         }
-        group.bench_function(BenchmarkId::new("crate crc32c", stride), |b| {
-            b.iter(|| {
-                let records = black_box(&area).chunks_exact(stride);
-                records.zip(&mut out).for_each(|(record, crc)| *crc = crc32c::crc32c(record));
-            });
-        });
-        group.bench_function(BenchmarkId::new("reading", stride), |b| {
-            b.iter(|| read(black_box(&area)));
-        });
-        let ours = format!("{}_{stride}", ChecksumKernel::detect().name());
-        let faster = |base: &str, times| Target {
-            group: name,
-            ours: ours.clone(),
-            base: Base::Faster(format!("{base}_{stride}"), times),
-        };
-        if name.ends_with("memory") {
-            targets.push(faster("crate crc32c", 2.0));
-            targets.push(faster("reading", 0.85));
-        } else {
-            targets.push(faster("crate crc32c", 3.0));
+        let best = ChecksumKernel::detect().name();
+        for (base, times) in [("crate crc32c", 3.0), ("crate crc-fast", 1.0)] {
+            let (ours, base) = (format!("{best}_{stride}"), format!("{base}_{stride}"));
+            targets.push(Target { group: name, ours, base: Base::Faster(base, times) });
         }
     }
+}
+
+/// Records of a mapped file, as a tree has them: in memory, and in pages of 4 KiB.
+fn mapped(criterion: &mut Criterion, len: usize, targets: &mut Vec<Target>) {
+    let name = "checksum in a mapped file";
+    let map = map_noise(len);
+    let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::BytesDecimal(len as u64)).sample_size(10);
+    for stride in [64, 256, 1024] {
+        for threads in [1, 2] {
+            for (way, run) in ways(stride) {
+                let id = format!("{way} x{threads}");
+                group.bench_function(BenchmarkId::new(id, stride), |b| {
+                    b.iter(|| on_threads(threads, black_box(&map), stride, &run));
+                });
+            }
+            let best = ChecksumKernel::detect().name();
+            for (base, times) in [("crate crc32c", 2.0), ("crate crc-fast", 1.0), ("reading", 0.85)]
+            {
+                let ours = format!("{best} x{threads}_{stride}");
+                let base = Base::Faster(format!("{base} x{threads}_{stride}"), times);
+                targets.push(Target { group: name, ours, base });
+            }
+        }
+    }
+}
+
+/// Lets each thread compute a part of its own, in shares.
+fn on_threads(
+    threads: usize,
+    area: &[u8],
+    stride: usize,
+    run: &(impl Fn(&[u8], &mut [u32]) + Sync),
+) {
+    let compute = |part: &[u8]| {
+        let mut out = vec![0; SHARE_LEN / stride];
+        for share in part.chunks(SHARE_LEN) {
+            run(share, &mut out[..share.len() / stride]);
+            black_box(&out);
+        }
+    };
+    let parts = area.chunks(area.len() / threads);
+    thread::scope(|scope| {
+        let (first, others) = (parts.clone().next(), parts.skip(1));
+        others.for_each(|part| drop(scope.spawn(|| compute(part))));
+        first.into_iter().for_each(compute);
+    });
+}
+
+/// A mapped file without a name, filled.
+#[allow(unsafe_code)]
+fn map_noise(len: usize) -> Mmap {
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    let piece = noise(1 << 20);
+    for written in (0..len).step_by(piece.len()) {
+        let piece = &piece[..piece.len().min(len - written)];
+        file.write_all(piece).expect("room for a temporary file");
+    }
+    // SAFETY: the file has no name and this is its only handle, so that nobody else can
+    // write or cut it.
+    let map = unsafe { Mmap::map(&file) }.expect("a mapping");
+    // The first touch is not what is measured.
+    black_box(read(&map));
+    map
 }
 
 fn scan(criterion: &mut Criterion, targets: &mut Vec<Target>) {
@@ -153,7 +232,7 @@ fn mark(criterion: &mut Criterion, targets: &mut Vec<Target>) {
                         out.clear();
                         set.take(&mut out);
                     }
-                    let start = std::time::Instant::now();
+                    let start = Instant::now();
                     black_box(&leaves).iter().for_each(|leaf| set.mark(*leaf));
                     spent += start.elapsed();
                 }

@@ -68,6 +68,16 @@ pub fn crc32c_batch(
     ChecksumKernel::detect().batch(area, stride, lens, out)
 }
 
+/// Writes CRC32C of each record to its place in `out`, by the fastest version for this
+/// processor: see [`ChecksumKernel::each`].
+///
+/// # Panics
+/// If `out` and `records` are not of one length.
+#[inline]
+pub fn crc32c_each(records: &[&[u8]], out: &mut [u32]) {
+    ChecksumKernel::detect().each(records, out);
+}
+
 /// Finds the first record that does not lie in an area of `area_len` bytes.
 pub(super) fn check_batch(area_len: usize, stride: usize, lens: &[u32]) -> Result<(), BatchError> {
     // Nearly always the longest would fit even at the end, which vectors find out.
@@ -115,6 +125,14 @@ mod tests {
             let mut out = vec![0; lens.len()];
             kernel.batch(area, stride, lens, &mut out).expect("the records lie in the area");
             assert_eq!(out, expected, "{} at {skip}, {stride} apart", kernel.name());
+            let each: Vec<&[u8]> = lens
+                .iter()
+                .enumerate()
+                .map(|(i, len)| &area[i * stride..][..*len as usize])
+                .collect();
+            let mut out = vec![7; lens.len()];
+            kernel.each(&each, &mut out);
+            assert_eq!(out, expected, "{} each, at {skip}", kernel.name());
         }
     }
 
@@ -177,6 +195,41 @@ mod tests {
                 check(&bytes, skip, 0, &lens);
             }
         }
+    }
+
+    /// So many that memory is asked for ahead, in groups of every number that is left.
+    #[test]
+    fn every_version_equals_the_crate_for_many_records_and_long_ones_of_any_length() {
+        let bytes = noise(600 * 1_024 + 8);
+        for count in (500..517).chain(0..17) {
+            for mixed in [false, true] {
+                let len = |i: usize| if mixed && i % 7 > 3 { i * 131 % 1_025 } else { 1_020 };
+                let lens: Vec<u32> = (0..count).map(|i| len(i) as u32).collect();
+                let area = &bytes[count % 8..];
+                let each: Vec<&[u8]> = lens
+                    .iter()
+                    .enumerate()
+                    .map(|(i, len)| &area[i * 1_024..][..*len as usize])
+                    .collect();
+                let expected: Vec<u32> = each.iter().map(|record| crc32c(record)).collect();
+                for kernel in ChecksumKernel::available() {
+                    let mut out = vec![0; count];
+                    kernel
+                        .batch(area, 1_024, &lens, &mut out)
+                        .expect("the records lie in the area");
+                    assert_eq!(out, expected, "{}: {count} records", kernel.name());
+                    out.fill(0);
+                    kernel.each(&each, &mut out);
+                    assert_eq!(out, expected, "{} each: {count} records", kernel.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "one checksum for each record")]
+    fn results_of_another_number_are_a_mistake_of_the_caller() {
+        crc32c_each(&[&[0; 64], &[0; 32]], &mut [0]);
     }
 
     #[test]

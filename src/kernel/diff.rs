@@ -66,6 +66,27 @@ mod tests {
         }
     }
 
+    /// Stretches of all densities one behind the other, so that each way follows each.
+    #[test]
+    fn every_version_equals_the_reference_however_many_differ() {
+        let ours: Vec<u32> = (0..20_000).map(|i: u32| i.wrapping_mul(0x9e37_79b9)).collect();
+        let mut state = 1_u32;
+        let mut random = |below: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) % below
+        };
+        for len in [1_023, 1_024, 1_025, 2_048, 5_003, 20_000] {
+            for shares in [[100, 100, 100], [0, 50, 3], [20, 0, 100], [12, 13, 11]] {
+                let change = |(i, item): (usize, &u32)| {
+                    let differs = random(100) < shares[i / 1_024 % 3];
+                    item ^ u32::from(differs) << (i % 32)
+                };
+                let theirs: Vec<u32> = ours[..len].iter().enumerate().map(change).collect();
+                check(&ours[..len], &theirs);
+            }
+        }
+    }
+
     #[test]
     fn a_single_difference_is_found_at_every_place() {
         let ours: Vec<u32> = (0..300).collect();

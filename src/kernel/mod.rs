@@ -38,6 +38,7 @@ pub use checksum::BatchError;
 pub use checksum::crc32c;
 pub use checksum::crc32c_append;
 pub use checksum::crc32c_batch;
+pub use checksum::crc32c_each;
 pub use diff::differing;
 pub use diff::differing_le;
 pub use revisions::RevisionColumn;

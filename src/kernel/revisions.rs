@@ -34,6 +34,12 @@ impl RevisionColumn {
         column
     }
 
+    /// A column of these revisions, in the order of DataLocID.
+    pub fn from_revisions(revisions: Vec<u64>) -> RevisionColumn {
+        let maxima = revisions.chunks(BLOCK).map(maximum).collect();
+        RevisionColumn { revisions, maxima }
+    }
+
     /// Makes room for leaves `0..leaf_count`; the new ones have revision 0.
     /// Does nothing if there is room already.
     pub fn grow(&mut self, leaf_count: u32) {
@@ -112,9 +118,13 @@ impl RevisionColumn {
 
     #[cold]
     fn find_maximum(&mut self, block: usize) {
-        let leaves = self.revisions.iter().skip(block * BLOCK).take(BLOCK);
-        self.maxima[block] = leaves.copied().fold(0, u64::max);
+        let leaves = self.revisions.chunks(BLOCK).nth(block);
+        self.maxima[block] = leaves.map_or(0, maximum);
     }
+}
+
+fn maximum(revisions: &[u64]) -> u64 {
+    revisions.iter().copied().fold(0, u64::max)
 }
 
 #[cfg(test)]
@@ -155,6 +165,9 @@ mod tests {
             prop_assert_eq!(column.as_slice(), &model[..]);
             prop_assert_eq!(column.max(), model.iter().copied().max().unwrap_or(0));
             check_maxima(&column);
+            let made = RevisionColumn::from_revisions(model.clone());
+            prop_assert_eq!(&made.revisions, &column.revisions);
+            prop_assert_eq!(&made.maxima, &column.maxima);
             for (from, end, since) in queries {
                 let expected = next_since(&model, from, end, since);
                 prop_assert_eq!(column.next_since(from, end, since), expected);

@@ -33,6 +33,37 @@ pub(crate) struct Record {
     pub(crate) capacity: usize,
 }
 
+/// Runs of a piece at most: what is noted of a piece is small beside what is read.
+const RUNS_MAX: usize = 256;
+
+/// Records that lie one behind the other, of any parents.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece {
+    /// First record and number of records of one stride each.
+    pub(crate) runs: Vec<(Record, usize)>,
+    /// Offset in the file.
+    pub(crate) offset: usize,
+    /// Bytes of all records.
+    pub(crate) len: usize,
+    /// Number of all records.
+    pub(crate) count: usize,
+}
+
+impl Piece {
+    fn new((first, count): (Record, usize)) -> Piece {
+        let mut piece = Piece { runs: Vec::new(), offset: first.offset, len: 0, count: 0 };
+        piece.add((first, count));
+        piece
+    }
+
+    fn add(&mut self, (first, count): (Record, usize)) {
+        debug_assert_eq!(first.offset, self.offset + self.len, "extents without a gap");
+        self.runs.push((first, count));
+        self.len += count * first.stride;
+        self.count += count;
+    }
+}
+
 /// All extents in the order of their leaves.
 #[derive(Clone, Debug)]
 pub(crate) struct Extents {
@@ -93,6 +124,24 @@ impl Extents {
             let starts = (row.first..row.end).step_by(most);
             starts
                 .map(move |leaf| (row.record(DataLocId(leaf)), most.min((row.end - leaf) as usize)))
+        })
+    }
+
+    /// Every record in pieces of the file, at most `len_max` bytes each (one record at
+    /// least) and [`RUNS_MAX`] runs.
+    pub(crate) fn pieces(&self, len_max: usize) -> impl Iterator<Item = Piece> + '_ {
+        let mut runs = self.runs(len_max).peekable();
+        std::iter::from_fn(move || {
+            let mut piece = Piece::new(runs.next()?);
+            // Extents lie one behind the other.
+            while piece.runs.len() < RUNS_MAX
+                && let Some((first, count)) = runs.peek()
+                && piece.len + count * first.stride <= len_max
+            {
+                piece.add((*first, *count));
+                runs.next();
+            }
+            Some(piece)
         })
     }
 
@@ -161,6 +210,22 @@ mod tests {
                 let runs = extents.runs(len_max);
                 let each = runs.flat_map(|(first, count)| (0..count).map(move |i| first.behind(i)));
                 assert!(each.eq(extents.all()), "runs of {len_max} bytes");
+                let mut end = layout.records_offset() as usize;
+                let mut all = Vec::new();
+                for piece in extents.pieces(len_max) {
+                    assert_eq!(piece.offset, end, "pieces of {len_max} bytes");
+                    let runs = piece.runs.iter();
+                    let each: Vec<_> = runs
+                        .flat_map(|(first, count)| (0..*count).map(|i| first.behind(i)))
+                        .collect();
+                    let len: usize = each.iter().map(|record| record.stride).sum();
+                    assert_eq!((piece.count, piece.len), (each.len(), len));
+                    assert!(len <= len_max || each.len() == 1);
+                    assert!(piece.runs.len() <= RUNS_MAX);
+                    all.extend(each);
+                    end += len;
+                }
+                assert!(all.into_iter().eq(extents.all()), "pieces of {len_max} bytes");
             }
             assert_eq!(extents.record(DataLocId(leaves)), None);
             assert_eq!(extents.record(DataLocId::NONE), None);

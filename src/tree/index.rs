@@ -45,6 +45,20 @@ impl Index {
         }
     }
 
+    /// Columns over leaves of which all is known; the digests are sums over these.
+    pub(crate) fn of(columns: Columns, of_parents: Vec<Digest>) -> Index {
+        let leaf_count = columns.leaf_count();
+        Index {
+            checksums: columns.checksums,
+            revisions: RevisionColumn::from_revisions(columns.revisions),
+            data_sizes: columns.data_sizes,
+            changed: ChangedSet::new(leaf_count),
+            digest: of_parents.iter().copied().fold(Digest(0), Digest::plus),
+            of_parents,
+            taken: Vec::with_capacity(leaf_count.min(CHANGES_ROOM) as usize),
+        }
+    }
+
     /// Enters a leaf for the first time.
     pub(crate) fn insert(&mut self, record: &Record, head: &LeafHead) {
         self.put(record, head, Digest(0));
@@ -131,6 +145,71 @@ impl Index {
 
     pub(crate) fn digests_of_parents(&self) -> &[Digest] {
         &self.of_parents
+    }
+}
+
+/// The columns before anything follows from them.
+#[derive(Debug)]
+pub(crate) struct Columns {
+    checksums: Vec<u32>,
+    revisions: Vec<u64>,
+    data_sizes: Vec<u16>,
+}
+
+impl Columns {
+    pub(crate) fn new(leaf_count: u32) -> Columns {
+        let len = leaf_count as usize;
+        Columns { checksums: vec![0; len], revisions: vec![0; len], data_sizes: vec![0; len] }
+    }
+
+    fn leaf_count(&self) -> u32 {
+        // As many as `new` was given.
+        self.checksums.len() as u32
+    }
+
+    /// All of them, to be filled.
+    pub(crate) fn all(&mut self) -> ColumnsPart<'_> {
+        ColumnsPart {
+            checksums: &mut self.checksums,
+            revisions: &mut self.revisions,
+            data_sizes: &mut self.data_sizes,
+        }
+    }
+}
+
+/// The columns over neighbouring leaves: those of other parts can be filled meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct ColumnsPart<'a> {
+    checksums: &'a mut [u32],
+    revisions: &'a mut [u64],
+    data_sizes: &'a mut [u16],
+}
+
+impl<'a> ColumnsPart<'a> {
+    /// Takes the first `count` leaves off.
+    ///
+    /// # Panics
+    /// If there are less.
+    pub(crate) fn cut(&mut self, count: usize) -> ColumnsPart<'a> {
+        let all = core::mem::take(self);
+        let (checksums, checksums_rest) = all.checksums.split_at_mut(count);
+        let (revisions, revisions_rest) = all.revisions.split_at_mut(count);
+        let (data_sizes, data_sizes_rest) = all.data_sizes.split_at_mut(count);
+        *self = ColumnsPart {
+            checksums: checksums_rest,
+            revisions: revisions_rest,
+            data_sizes: data_sizes_rest,
+        };
+        ColumnsPart { checksums, revisions, data_sizes }
+    }
+
+    /// Enters the leaf that is `index` behind the first one of this part.
+    #[inline]
+    pub(crate) fn set(&mut self, index: usize, head: &LeafHead) {
+        self.checksums[index] = head.checksum.get();
+        self.revisions[index] = head.revision.get();
+        // At most the capacity, which fits by the assertion above.
+        self.data_sizes[index] = head.data_size.get() as u16;
     }
 }
 

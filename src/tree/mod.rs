@@ -13,6 +13,7 @@
 
 mod blob;
 mod checkpoint;
+mod cores;
 mod create;
 mod dump;
 mod dump_reader;
@@ -54,6 +55,7 @@ mod sigbus;
 #[cfg(feature = "sim")]
 pub(crate) mod sim_seam;
 mod state;
+mod survey;
 mod write;
 
 pub use blob::BlobError;

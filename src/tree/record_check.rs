@@ -6,7 +6,8 @@ use crate::layout::DataLocId;
 use crate::layout::RecordHead;
 use crate::layout::Revision;
 use crate::tree::record::RecordFault;
-use crate::tree::record::verify_record;
+use crate::tree::record::verify_lent;
+use crate::tree::record::verify_summed;
 
 /// A leaf as it was read, borrowed from the reader's own memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +74,31 @@ pub(super) fn check_record(
     leaf: DataLocId,
     capacity: u32,
 ) -> Result<LeafView<'_>, LeafDamage> {
+    check_by(record, leaf, || verify_lent(record, leaf, capacity))
+}
+
+/// [`check_record`] of a record whose checksum was computed by `sum_records`.
+pub(super) fn check_summed(
+    record: &[u8],
+    leaf: DataLocId,
+    capacity: u32,
+    sum: u32,
+) -> Result<LeafView<'_>, LeafDamage> {
+    check_by(record, leaf, || verify_summed(record, leaf, capacity, sum))
+}
+
+#[inline]
+fn check_by<'r>(
+    record: &'r [u8],
+    leaf: DataLocId,
+    verify: impl FnOnce() -> Result<&'r RecordHead, RecordFault>,
+) -> Result<LeafView<'r>, LeafDamage> {
     // Too short a record has no seq; verifying it says so.
     let seq = record.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
     if seq % 2 == 1 {
         return Err(LeafDamage::Torn { seq });
     }
-    let head = verify_record(record, leaf, capacity).map_err(LeafDamage::Record)?;
+    let head = verify().map_err(LeafDamage::Record)?;
     let end = RecordHead::DATA_OFFSET + head.leaf.data_size.get() as usize;
     Ok(LeafView {
         data_loc_id: leaf,

@@ -19,23 +19,20 @@ use crate::tree::mapped::Tree;
 use crate::tree::open::OpenError;
 use crate::tree::plan::Layout;
 use crate::tree::plan::UNDO_OFFSET;
-use crate::tree::record::RecordFault;
-use crate::tree::record::empty_head;
 use crate::tree::record::verify_record;
 use crate::tree::redo_read::Redo;
 use crate::tree::state::Closed;
 use crate::tree::state::State;
 use crate::tree::state::SyncError;
 use crate::tree::state::boot_id;
+use crate::tree::survey::Findings;
+use crate::tree::survey::Survey;
 use crate::tree::write::SAVED_AT;
 use crate::tree::write::disarm;
 use crate::tree::write::put_back;
 
 /// Damaged leaves that [`Recovery`] names; it counts all.
 const NAMED_MAX: usize = 64;
-
-/// Bytes that are read at once.
-const PIECE_LEN: usize = 1 << 20;
 
 /// What is done about damaged leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,21 +94,13 @@ pub struct Recovery {
 pub(crate) struct Scan {
     ending: Ending,
     undo: Option<Undo>,
-    /// Whole records whose seq is odd.
-    odd: Vec<DataLocId>,
-    damaged: Vec<DataLocId>,
-    first_fault: Option<RecordFault>,
     redo: Redo,
-    /// Leaves that the redo log holds a newer or the only whole version of.
-    redone: Vec<DataLocId>,
+    found: Findings,
 }
 
 impl Scan {
     /// Verifies every record and builds the index in the same pass. Damaged leaves
     /// are entered as what they will be: empty.
-    ///
-    /// The file is read and not mapped: what the medium cannot give is an error
-    /// here and would be a signal there.
     pub(crate) fn new(
         file: &File,
         extents: &Extents,
@@ -119,66 +108,20 @@ impl Scan {
         state: &State,
         redo: Redo,
     ) -> io::Result<(Scan, Index)> {
-        let mut index = Index::new(layout.leaf_count(), layout.parent_count());
-        let mut scan = Scan {
-            ending: ending_of(state),
-            undo: Undo::find(file, extents)?,
-            odd: Vec::new(),
-            damaged: Vec::new(),
-            first_fault: None,
-            redo,
-            redone: Vec::new(),
-        };
-        // No more than there is of records: small trees are opened in microseconds.
-        let most = PIECE_LEN.max(layout.stride_max() as usize);
-        let len = usize::try_from(layout.records_len()).unwrap_or(usize::MAX).min(most);
-        let mut buffer = vec![0; len];
-        for (first, count) in extents.runs(PIECE_LEN) {
-            let piece = &mut buffer[..count * first.stride];
-            file.read_exact_at(piece, first.offset as u64)?;
-            for (i, bytes) in piece.chunks_exact(first.stride).enumerate() {
-                scan.examine(&first.behind(i), bytes, &mut index);
-            }
-        }
-        Ok((scan, index))
-    }
-
-    fn examine(&mut self, record: &Record, bytes: &[u8], index: &mut Index) {
-        let undo = self.undo.as_ref().filter(|undo| undo.record.leaf == record.leaf);
-        let bytes = undo.map_or(bytes, |undo| &undo.saved);
-        match verify_record(bytes, record.leaf, record.capacity as u32) {
-            Ok(head) => {
-                index.insert(record, &head.leaf);
-                if head.change_flag.get() == 1 {
-                    index.mark(record.leaf);
-                }
-                if undo.is_none() && !head.seq.get().is_multiple_of(2) {
-                    self.odd.push(record.leaf);
-                }
-                if self.redo.newer(record.leaf, Some(Revision(head.leaf.revision.get()))) {
-                    self.redone.push(record.leaf);
-                }
-            }
-            Err(_) if self.redo.newer(record.leaf, None) => {
-                index.insert(record, &empty_head(record.leaf));
-                self.redone.push(record.leaf);
-            }
-            Err(fault) => {
-                index.insert(record, &empty_head(record.leaf));
-                self.first_fault.get_or_insert(fault);
-                self.damaged.push(record.leaf);
-            }
-        }
+        let undo = Undo::find(file, extents)?;
+        let survey = Survey { file, extents, undo: undo.as_ref(), redo: &redo };
+        let (found, index) = survey.run(layout)?;
+        Ok((Scan { ending: ending_of(state), undo, redo, found }, index))
     }
 
     /// Stops here if there is damage that is not to be emptied.
     pub(crate) fn refuse(&self, damaged: Damaged, leaf_count: u32) -> Result<(), OpenError> {
-        match (damaged, self.damaged.first(), self.first_fault) {
+        match (damaged, self.found.damaged.first(), self.found.first_fault) {
             (Damaged::Refuse, Some(first), Some(fault)) => Err(OpenError::Damaged {
                 first: *first,
                 fault,
                 // No more than there are leaves.
-                count: self.damaged.len() as u32,
+                count: self.found.damaged.len() as u32,
                 leaf_count,
             }),
             _ => Ok(()),
@@ -200,15 +143,15 @@ impl Scan {
         let recovery = Recovery {
             ending: self.ending,
             undone: self.undo.map(|undo| undo.record.leaf),
-            damaged: self.damaged.iter().copied().take(NAMED_MAX).collect(),
-            damaged_count: self.damaged.len() as u32,
-            redo: self.redo.replay(self.redone.len() as u32),
+            damaged: self.found.damaged.iter().copied().take(NAMED_MAX).collect(),
+            damaged_count: self.found.damaged.len() as u32,
+            redo: self.redo.replay(self.found.redone.len() as u32),
         };
         Ok((tree, recovery))
     }
 
     fn make_even(&self, tree: &mut Tree) {
-        for leaf in &self.odd {
+        for leaf in &self.found.odd {
             if let Some(record) = tree.record(*leaf) {
                 let seq = tree.owner.load_u32(record.offset);
                 tree.owner.store_u32(record.offset, seq.wrapping_add(1), Ordering::Release);
@@ -219,7 +162,7 @@ impl Scan {
     /// Stores what the redo log holds, and brings all of the tree to the medium before
     /// anything may say that the log is not needed.
     fn redo(&self, tree: &mut Tree) -> Result<(), SyncError> {
-        for leaf in &self.redone {
+        for leaf in &self.found.redone {
             let record = tree.record(*leaf).expect("a scan names leaves of its tree");
             let (head, data) = self.redo.leaf(*leaf).expect("the log holds what it redoes");
             tree.redo_leaf(&record, head, data);
@@ -232,17 +175,17 @@ impl Scan {
     /// watermark must not count any more. Without a mark it would, if the server's newest
     /// change were one that was not lost.
     fn mark_loss(&self, tree: &mut Tree, unix_s: u64) -> Result<(), SyncError> {
-        let is_lost =
-            !self.damaged.is_empty() || (self.ending == Ending::PowerLoss && !self.redo.is_live());
+        let is_lost = !self.found.damaged.is_empty()
+            || (self.ending == Ending::PowerLoss && !self.redo.is_live());
         let marks = is_lost && tree.role() == TreeRole::Server;
         if marks {
             // A revision that was given and lost must not be given again.
             tree.begin_life(unix_s)?;
         }
-        for leaf in &self.damaged {
+        for leaf in &self.found.damaged {
             tree.empty_damaged(*leaf);
         }
-        if marks && self.damaged.is_empty() {
+        if marks && self.found.damaged.is_empty() {
             // What fails here (a forged revision, a file that is being cut) fails later too.
             let _ = tree.write_again(DataLocId(0));
         }
@@ -253,7 +196,7 @@ impl Scan {
     }
 
     fn note_opening(&self, tree: &mut Tree) -> Result<(), SyncError> {
-        let lost = self.ending == Ending::PowerLoss || !self.damaged.is_empty();
+        let lost = self.ending == Ending::PowerLoss || !self.found.damaged.is_empty();
         if lost && tree.role() == TreeRole::Replica {
             // "Every change up to the watermark is held" is true no more.
             tree.state.watermark = Revision::ZERO;

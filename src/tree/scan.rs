@@ -24,10 +24,12 @@ use crate::layout::UndoHeader;
 use crate::tree::inspect::InspectError;
 use crate::tree::inspect::TreeFile;
 use crate::tree::plan::UNDO_OFFSET;
+use crate::tree::record::sum_records;
 use crate::tree::record_check::LeafDamage;
 use crate::tree::record_check::LeafView;
 use crate::tree::record_check::Origin;
 use crate::tree::record_check::check_record;
+use crate::tree::record_check::check_summed;
 
 /// Bytes of records read at once: three reads of a block find it in the cache.
 const BLOCK_LEN: usize = 256 << 10;
@@ -253,6 +255,8 @@ struct Block {
     before: Vec<u32>,
     /// And after.
     after: Vec<u32>,
+    /// Each record's checksum.
+    sums: Vec<u32>,
     scratch: Vec<u8>,
 }
 
@@ -275,8 +279,8 @@ impl Leaves<'_> {
             return Err(error);
         }
         let spot = self.block.spot(leaf);
-        if let Some(record) = self.block.steady(leaf)
-            && let Ok(view) = check_record(record, leaf, self.block.capacity)
+        if let Some((record, sum)) = self.block.steady(leaf)
+            && let Ok(view) = check_summed(record, leaf, self.block.capacity, sum)
         {
             return Ok(Some(Scanned::Leaf(view)));
         }
@@ -300,6 +304,18 @@ impl Leaves<'_> {
 
 impl Block {
     fn read(
+        &mut self,
+        file: &TreeFile,
+        spot: Spot,
+        leaves: Range<u32>,
+    ) -> Result<(), InspectError> {
+        self.read_records(file, spot, leaves)?;
+        // All at once, which takes a fraction of the time.
+        sum_records(&self.records, self.stride, self.capacity, &mut self.sums);
+        Ok(())
+    }
+
+    fn read_records(
         &mut self,
         file: &TreeFile,
         spot: Spot,
@@ -342,14 +358,14 @@ impl Block {
         }
     }
 
-    /// The record, if nobody wrote it while it was read.
-    fn steady(&self, leaf: DataLocId) -> Option<&[u8]> {
+    /// The record and its checksum, if nobody wrote it while it was read.
+    fn steady(&self, leaf: DataLocId) -> Option<(&[u8], u32)> {
         let index = leaf.0.checked_sub(self.leaves.start)? as usize;
         let start = index.checked_mul(self.stride)?;
         let record = self.records.get(start..start.checked_add(self.stride)?)?;
         let seq = *self.before.get(index)?;
         let same = self.after.get(index) == Some(&seq) && seq_of(record) == seq;
-        same.then_some(record)
+        if same { Some((record, *self.sums.get(index)?)) } else { None }
     }
 }
 

@@ -25,7 +25,7 @@ impl ArmCrc {
 
     /// # Safety
     /// Every record may be read through `L`.
-    pub(super) unsafe fn checksums<L: Load>(self, records: Records<'_>, out: &mut [u32]) {
+    pub(super) unsafe fn checksums<L: Load>(self, records: impl Records, out: &mut [u32]) {
         // SAFETY: the token proves the extension; the caller promises the records.
         unsafe { checksums_crc::<L>(records, out) };
     }
@@ -34,7 +34,7 @@ impl ArmCrc {
 /// # Safety
 /// Every record may be read through `L`; the processor has the CRC extension.
 #[target_feature(enable = "crc")]
-unsafe fn checksums_crc<L: Load>(records: Records<'_>, out: &mut [u32]) {
+unsafe fn checksums_crc<L: Load>(records: impl Records, out: &mut [u32]) {
     // SAFETY: the caller promises both.
     unsafe { lanes::checksums::<Instructions, L, LANES>(records, out) };
 }

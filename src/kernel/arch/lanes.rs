@@ -7,6 +7,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::kernel::arch::Places;
 use crate::kernel::arch::Records;
 use crate::kernel::arch::load::Load;
 
@@ -50,26 +51,24 @@ struct Lane {
 /// Every record may be read through `L`; the processor has the instructions.
 #[inline(always)]
 pub(super) unsafe fn checksums<C: Crc, L: Load, const N: usize>(
-    records: Records<'_>,
+    records: impl Records,
     out: &mut [u32],
 ) {
-    let Records { first: mut at, stride, lens } = records;
-    let (groups, rest) = lens.as_chunks::<N>();
-    let (out_groups, out_rest) = out.as_chunks_mut::<N>();
-    for (lens, out) in groups.iter().zip(out_groups) {
+    let mut records = records;
+    let (groups, rest) = out.as_chunks_mut::<N>();
+    for out in groups {
+        let (places, lens) = records.take::<N>();
         // SAFETY: the caller promises records and instructions.
-        unsafe { group_checksums::<C, L, N>(at, stride, lens, out) };
-        at = at.wrapping_add(stride.wrapping_mul(N));
+        unsafe { group_checksums::<C, L, N>(places, lens, out) };
     }
-    for (len, out) in rest.iter().zip(out_rest) {
-        let (len, out) = (core::array::from_ref(len), core::array::from_mut(out));
+    for out in rest {
+        let (places, lens) = records.take::<1>();
         // SAFETY: as above.
-        unsafe { group_checksums::<C, L, 1>(at, stride, len, out) };
-        at = at.wrapping_add(stride);
+        unsafe { group_checksums::<C, L, 1>(places, lens, core::array::from_mut(out)) };
     }
 }
 
-/// CRC32C of `N` records from `at` on.
+/// CRC32C of `N` records.
 ///
 /// Plain loops over indices: the compiler does not carry the instructions into
 /// closures, and every call would cost more than it does.
@@ -78,16 +77,15 @@ pub(super) unsafe fn checksums<C: Crc, L: Load, const N: usize>(
 /// These records may be read through `L`; the processor has the instructions.
 #[inline(always)]
 unsafe fn group_checksums<C: Crc, L: Load, const N: usize>(
-    at: *const u8,
-    stride: usize,
-    lens: &[u32; N],
+    places: impl Places,
+    lens: [usize; N],
     out: &mut [u32; N],
 ) {
-    let mut lanes = [Lane { at, len: 0, crc: u64::from(u32::MAX) }; N];
+    let mut lanes = [Lane { at: places.at(0), len: 0, crc: u64::from(u32::MAX) }; N];
     for i in 0..N {
         // A record of no bytes may lie anywhere: nothing is read there.
-        lanes[i].at = at.wrapping_add(stride.wrapping_mul(i));
-        lanes[i].len = lens[i] as usize;
+        lanes[i].at = places.at(i);
+        lanes[i].len = lens[i];
         // SAFETY: the caller promises record and instructions.
         unsafe { lanes[i].align::<C, L>() };
     }

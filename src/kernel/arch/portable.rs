@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::kernel::arch::Places;
 use crate::kernel::arch::Records;
 use crate::kernel::arch::load::Load;
 
@@ -36,12 +37,13 @@ impl Item for [u8; 4] {
 ///
 /// # Safety
 /// Every record may be read through `L`.
-pub(super) unsafe fn checksums<L: Load>(records: Records<'_>, out: &mut [u32]) {
-    for (i, (len, crc)) in records.lens.iter().zip(out).enumerate() {
-        // A record of no bytes may lie anywhere: nothing is read there.
-        let at = records.first.wrapping_add(i.wrapping_mul(records.stride));
-        // SAFETY: the caller promises that this record is readable.
-        *crc = unsafe { checksum::<L>(at, *len as usize) };
+pub(super) unsafe fn checksums<L: Load>(records: impl Records, out: &mut [u32]) {
+    let mut records = records;
+    for crc in out {
+        let (places, [len]) = records.take::<1>();
+        // SAFETY: the caller promises that this record is readable; one of no bytes may
+        // lie anywhere, and nothing is read there.
+        *crc = unsafe { checksum::<L>(places.at(0), len) };
     }
 }
 
