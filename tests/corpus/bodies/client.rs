@@ -306,9 +306,14 @@ impl World {
         let before = self.tree.as_ref().map(MemTree::revisions);
         let joined = self.client.joined().copied();
         let mismatches = self.client.counters().digest_mismatches;
+        let joins = self.client.counters().joins;
         match way {
             Way::Own => self.client.handle_datagram(self.now, bytes, self.tree.as_mut()),
             Way::Group => self.hear_by_group(bytes),
+        }
+        if self.client.counters().joins > joins {
+            // All sessions have one id here, and each begins without the group.
+            self.listens = None;
         }
         if let Some((before, tree)) = before.zip(self.tree.as_ref()) {
             let life = joined.map_or(Life(0), |joined| joined.life);
@@ -419,8 +424,6 @@ impl World {
                 self.drain();
             }
             ClientEvent::Joined(_) => {
-                // All sessions have one id here, and each begins without the group.
-                self.listens = None;
                 let Some(tree) = self.tree.as_mut().filter(|_| !self.client.is_attached()) else {
                     return;
                 };
