@@ -119,6 +119,24 @@ fn loss_is_made_and_repaired() {
 }
 
 #[test]
+fn throughput_with_loss_stands_beside_that_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["fan-out", "--replicas", "2", "--seconds", "300ms", "--loss", "0.05"];
+    let json = measure(folder.path(), &args);
+    assert_eq!(json["options"]["loss"], 0.05);
+    let calm = positive(&json, "applied at each", "values/s");
+    let lossy = positive(&json, "applied at each, with loss", "values/s");
+    let kept = positive(&json, "share kept with loss", "%");
+    for (n, kept) in kept.iter().enumerate() {
+        assert!((kept - 100.0 * lossy[n] / calm[n]).abs() < 0.01, "{kept}: {lossy:?} of {calm:?}");
+    }
+    assert_eq!([calm.len(), lossy.len(), kept.len()], [2; 3]);
+    positive(&json, "datagrams dropped on purpose", "datagrams");
+    positive(&json, "EVENTs lost", "datagrams");
+    positive(&json, "REQUESTs", "datagrams");
+}
+
+#[test]
 fn a_late_joiner_gets_every_leaf() {
     let folder = tempfile::tempdir().unwrap();
     let json = measure(folder.path(), &["late-join"]);
@@ -146,6 +164,86 @@ fn bare_sessions_are_open_and_counted() {
     assert_eq!(values(&json, "sessions open", "sessions"), [20.0]);
     assert!(positive(&json, "datagrams sent", "datagrams").iter().all(|sent| *sent >= 20.0));
     positive(&json, "processor a datagram", "us");
+}
+
+/// A figure at each point of a series, as (where, median).
+fn points(json: &Value, series: &str, name: &str) -> Vec<(u64, f64)> {
+    let points = json["series"][series]["points"].as_array().unwrap();
+    let figures = points.iter().filter(|point| !point["figures"][name].is_null());
+    let told = |point: &Value| {
+        let median = point["figures"][name]["median"].as_f64().unwrap();
+        (point["at"].as_u64().unwrap(), median)
+    };
+    figures.map(told).collect()
+}
+
+#[test]
+fn growth_has_a_point_for_each_quantity() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["growth", "--quick", "--leaves-max", "2000", "--sessions-max", "10", "--json"];
+    let output = run(folder.path(), &args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("mapleaf-load growth: leaves 2000"), "{errors}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["command"], &json["options"]["quick"]), (&"growth".into(), &true.into()));
+    assert!(json["machine"]["load_average"].is_number() && json["load_average_at_end"].is_number());
+    let period = "processor, a period with changes";
+    for (series, at) in [
+        ("leaves", &[1_000, 2_000][..]),
+        ("changed", &[1, 10, 100, 1_000]),
+        ("sessions", &[1, 10]),
+        ("size", &[16, 200]),
+    ] {
+        let (found, costs): (Vec<_>, Vec<_>) = points(&json, series, period).into_iter().unzip();
+        assert_eq!(found, at, "{series}");
+        assert!(costs.iter().all(|cost| *cost > 0.0), "{series}: {costs:?}");
+    }
+    // Every leaf comes with its Data, and more of them need more memory.
+    for (name, of_each) in [("late join, received", 200), ("server memory beside its file", 8)] {
+        let points = points(&json, "leaves", name);
+        assert!(points.len() == 2, "{name}: {points:?}");
+        let enough = |(leaves, bytes): &(u64, f64)| *bytes > (leaves * of_each) as f64;
+        assert!(points.iter().all(enough), "{name}: {points:?}");
+    }
+    let idle = points(&json, "sessions", "processor, a period without changes");
+    assert!(idle.len() == 2 && idle.iter().all(|(_, cost)| *cost > 0.0), "{idle:?}");
+    let received = points(&json, "size", "late join, received");
+    assert!(received[0].1 > 10_000.0 * 16.0 && received[1].1 > 10_000.0 * 200.0, "{received:?}");
+    let opened = points(&json, "leaves", "opening and verifying");
+    assert!(opened.len() == 2 && opened.iter().all(|(_, ms)| *ms > 0.0), "{opened:?}");
+    assert!(points(&json, "changed", "late join").is_empty());
+}
+
+#[test]
+fn a_disk_stands_beside_memory() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [one, other] = folders.each_ref().map(|folder| folder.path().to_str().unwrap());
+    let args = ["disk", "--json", "--pages", "64", "--seconds", "300ms", "--rate", "2000"];
+    let output = run(Path::new(one), &[&args[..], &["--dir", other]].concat());
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["options"]["folders"].as_array().unwrap().len(), 2);
+    // Leaves of 256 bytes with their heads: 16 a page.
+    assert_eq!(json["options"]["leaves"], 64 * 16);
+    for folder in [one, other] {
+        let figure = |name: &str, unit| positive(&json, &format!("{folder}: {name}"), unit);
+        figure("updates, made", "updates/s");
+        // 2,000 a second for 300 ms or more, counted until it was paused.
+        assert!(figure("server, changes made", "changes/s")[0] < 4_000.0);
+        for (what, unit) in [
+            ("updates, one", "us"),
+            ("server, a turn", "ms"),
+            ("server, a turn that has a processor", "ms"),
+        ] {
+            let of = |name: &str| figure(&format!("{what}, {name}"), unit)[0];
+            let times = ["p50", "p99", "p99.9", "longest"].map(of);
+            assert!(times.is_sorted(), "{what}: {times:?}");
+        }
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+    }
 }
 
 #[test]

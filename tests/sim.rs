@@ -33,12 +33,14 @@ fn small() -> Fixed {
 
 #[test]
 fn every_promise_holds_in_a_handful_of_worlds() {
-    let mut looked_at = [0; 12];
+    let mut looked_at = [0; 15];
     for seed in 100..108 {
         let mut options = Options::draw(seed, Duration::from_secs(60), &small());
         // Rare in the draw, and eight worlds are few.
         options.faults.io_errors = [0, 10][seed as usize % 2];
         options.faults.power_losses = [20, 0][seed as usize % 2];
+        options.faults.deaf = [0, 10][seed as usize % 2];
+        options.members = [0.0, 0.7][seed as usize % 2];
         let counted = run_world(&options).done.counted;
         let counts = [
             counted.leaves_applied,
@@ -53,6 +55,9 @@ fn every_promise_holds_in_a_handful_of_worlds() {
             counted.growths,
             counted.io_errors,
             counted.power_losses,
+            counted.group_sent,
+            counted.group_heard,
+            counted.group_silent,
         ];
         looked_at.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
@@ -61,10 +66,12 @@ fn every_promise_holds_in_a_handful_of_worlds() {
 
 #[test]
 fn the_same_seed_gives_the_same_run_byte_for_byte() {
-    for seed in [3, 4] {
-        let first = run(seed, 60, &small());
-        assert_eq!(first, run(seed, 60, &small()), "seed {seed}");
-        assert_ne!(first.trace_hash, run(seed + 50, 60, &small()).trace_hash);
+    for (seed, members) in [(3, 0.0), (4, 0.7)] {
+        let small = Fixed { members: Some(members), ..small() };
+        let first = run(seed, 60, &small);
+        assert_eq!(first, run(seed, 60, &small), "seed {seed}");
+        assert_ne!(first.trace_hash, run(seed + 50, 60, &small).trace_hash);
+        assert_eq!(first.done.counted.group_heard > 0, members > 0.0);
     }
 }
 
@@ -81,6 +88,8 @@ fn seeds_that_found_something_stay_whole() {
         options.faults.growths = 0;
         options.faults.io_errors = 0;
         options.faults.power_losses = 0;
+        options.members = 0.0;
+        (options.faults.deaf, options.faults.group_strangers) = (0, 0);
         run_world(&options);
     }
 }

@@ -60,6 +60,9 @@ struct Cli {
     /// Devices
     #[arg(long)]
     devices: Option<u32>,
+    /// Share of replicas and relays that join a multicast group, 0 to 1; 0: there is none
+    #[arg(long)]
+    members: Option<f64>,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
@@ -134,25 +137,26 @@ impl Images {
     }
 
     fn line(&self, report: &ImageReport, took: Duration) -> String {
-        let ImageReport { histories, images, again, replayed, bad, .. } = report;
+        let ImageReport { histories, images, again, replayed, growing, bad, .. } = report;
         let rate = *images as f64 / took.as_secs_f64().max(1e-9);
         format!(
             "{bad} bad of {images} images of {histories} histories; {again} crashes of recoveries, \
-             {replayed} images with something to replay; {rate:.0} images a second"
+             {replayed} images with something to replay, {growing} of a tree that was growing; \
+             {rate:.0} images a second"
         )
     }
 
     fn value(&self, report: &ImageReport, took: Duration) -> Value {
-        let ImageReport { histories, images, again, replayed, bad, .. } = report;
+        let ImageReport { histories, images, again, replayed, growing, bad, .. } = report;
         json!({"bad": bad, "images": images, "histories": histories, "again": again,
-            "replayed": replayed, "took_s": took.as_secs_f64()})
+            "replayed": replayed, "growing": growing, "took_s": took.as_secs_f64()})
     }
 }
 
 impl Cli {
     fn fixed(&self) -> Fixed {
-        let Cli { loss, clients, leaves, relays, devices, .. } = *self;
-        Fixed { loss, clients, leaves, relays, devices }
+        let Cli { loss, clients, leaves, relays, devices, members, .. } = *self;
+        Fixed { loss, clients, leaves, relays, devices, members }
     }
 
     fn time(&self) -> Duration {
@@ -169,8 +173,10 @@ impl Cli {
             ("relays", self.relays),
             ("devices", self.devices),
         ];
-        if let Some(loss) = self.loss {
-            command += &format!(" --loss {loss}");
+        for (name, share) in [("loss", self.loss), ("members", self.members)] {
+            if let Some(share) = share {
+                command += &format!(" --{name} {share}");
+            }
         }
         for (name, count) in counts {
             if let Some(count) = count {
@@ -183,9 +189,11 @@ impl Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if cli.loss.is_some_and(|loss| !(0.0..=1.0).contains(&loss)) {
-        eprintln!("mapleaf-sim: --loss: expected 0 to 1");
-        return ExitCode::from(2);
+    for (name, share) in [("loss", cli.loss), ("members", cli.members)] {
+        if share.is_some_and(|share| !(0.0..=1.0).contains(&share)) {
+            eprintln!("mapleaf-sim: --{name}: expected 0 to 1");
+            return ExitCode::from(2);
+        }
     }
     let held = match &cli.command {
         Some(Task::Images(images)) => images.run(),
@@ -279,6 +287,9 @@ fn hour_json(kind: &str, hour: &Hour) -> Value {
         growths,
         io_errors,
         power_losses,
+        group_sent,
+        group_heard,
+        group_silent,
         ..
     } = hour.counted;
     json!({ kind: {
@@ -288,6 +299,7 @@ fn hour_json(kind: &str, hour: &Hour) -> Value {
         "requests": requests, "unproven": unproven, "quiet": quiet, "restarts": restarts,
         "restores": restores, "losses": losses, "claims": claims, "repaired": repaired,
         "growths": growths, "io_errors": io_errors, "power_losses": power_losses,
+        "group_sent": group_sent, "group_heard": group_heard, "group_silent": group_silent,
     }})
 }
 

@@ -232,6 +232,32 @@ fn what_a_device_reports_is_in_the_replica_s_file() {
 }
 
 #[test]
+fn a_replica_that_loses_datagrams_on_purpose_is_equal_in_the_end() {
+    let mut site = Site::new(300);
+    let (address, server) = serve_file(&site.path("server"), any_port());
+    let seen = Seen::default();
+    // Nothing comes and nothing leaves: there is no session.
+    let loss = Loss::new(1.0, 7);
+    let mut options = MirrorOptions::new(address);
+    (options.file, options.loss) = (Some(site.path("replica")), Some(loss.clone()));
+    let replica = mirror_with(options, &seen);
+    let sent = || replica.board.counters().value("socket", "datagrams_sent");
+    wait_until("counters are published", || sent().is_some());
+    assert_eq!(sent(), Some(0), "{} were lost", loss.dropped());
+    assert!(loss.dropped() > 0);
+    loss.set(0.3);
+    for round in 1..5 {
+        site.report(address, round, 500);
+        wait_until("the replica is equal", || seen.equals(&site.model));
+    }
+    let report = replica.end().unwrap();
+    server.end().unwrap();
+    let value = |name| report.counters.value("client", name).unwrap();
+    assert!(loss.dropped() > 10 && value("events_lost") > 0 && value("requests") > 1);
+    site.assert_equal("server", TreeRole::Server, "replica");
+}
+
+#[test]
 fn threads_that_send_leave_a_replica_equal() {
     let mut site = Site::new(300);
     let config = ReloadableConfig { period: Duration::from_millis(5), ..Default::default() };

@@ -189,7 +189,7 @@ impl<'o> Mirror<'o> {
             buffered_max: buffered_max(&socket),
             outlet: Outlet::of_client(socket),
             batch: RecvBatch::default(),
-            core: Core::new(client, keeper, observer, how, options.until),
+            core: Core::new(client, keeper, observer, how, options.until).with_loss(options.loss),
             group: GroupSide::new(options.group, options.server, options.receive_buffer),
             relay,
             journal: Journal::new(control, now),

@@ -18,6 +18,8 @@ use crate::runtime::adapter::Noting;
 use crate::runtime::adapter::TreeLeaves;
 use crate::runtime::error::MirrorError;
 use crate::runtime::keeper::Keeper;
+use crate::runtime::loss::Dropper;
+use crate::runtime::loss::Loss;
 use crate::runtime::mirror::MirrorEnd;
 use crate::runtime::observer::Changes;
 use crate::runtime::observer::GroupState;
@@ -49,6 +51,8 @@ pub(super) struct Core<'o> {
     /// The session in which the replica follows the server.
     pub(super) attached: Option<Joined>,
     taken: Vec<DataLocId>,
+    /// Loses datagrams on purpose, where that is wanted.
+    dropper: Option<Dropper>,
     /// Why the mirror is to end.
     pub(super) end: Option<MirrorEnd>,
 }
@@ -71,8 +75,15 @@ impl<'o> Core<'o> {
             was_joined: false,
             attached: None,
             taken: Vec::new(),
+            dropper: None,
             end: None,
         }
+    }
+
+    /// The same, losing datagrams.
+    pub(super) fn with_loss(mut self, loss: Option<Loss>) -> Core<'o> {
+        self.dropper = loss.map(Loss::dropper);
+        self
     }
 
     pub(super) fn handle_datagram(
@@ -81,6 +92,9 @@ impl<'o> Core<'o> {
         datagram: &[u8],
         outlet: &mut Outlet,
     ) -> Result<(), MirrorError> {
+        if self.dropper.as_mut().is_some_and(Dropper::drops) {
+            return Ok(());
+        }
         self.client.handle_datagram(now, datagram, self.keeper.leaves_mut());
         self.drain(now, outlet)
     }
@@ -98,6 +112,9 @@ impl<'o> Core<'o> {
         // Beside IPv6 addresses stands the interface that they came by.
         if (from.ip(), from.port()) != (server.ip(), server.port()) {
             self.client.note_group_stranger();
+            return Ok(());
+        }
+        if self.dropper.as_mut().is_some_and(Dropper::drops) {
             return Ok(());
         }
         self.client.handle_group_datagram(now, datagram, self.keeper.leaves_mut());
@@ -120,7 +137,9 @@ impl<'o> Core<'o> {
     pub(super) fn drain(&mut self, now: Time, outlet: &mut Outlet) -> Result<(), MirrorError> {
         loop {
             while let Some(transmit) = self.client.poll_transmit() {
-                outlet.send(transmit, &NoLeaves);
+                if !self.dropper.as_mut().is_some_and(Dropper::drops) {
+                    outlet.send(transmit, &NoLeaves);
+                }
             }
             outlet.flush();
             match self.client.poll_event() {

@@ -15,6 +15,7 @@ use crate::net::UdpSocket;
 use crate::runtime::error::LoopError;
 use crate::runtime::feed::Feed;
 use crate::runtime::handover::LANES_MAX;
+use crate::runtime::loss::Loss;
 use crate::sync::Prefix;
 use crate::tree::Damaged;
 
@@ -269,6 +270,9 @@ pub struct MirrorOptions {
     pub receive_buffer: usize,
     /// Whether EVENTs are to come by a multicast group.
     pub group: GroupWish,
+    /// Datagrams lost on purpose, for tests and measurements: those from and to its
+    /// server, not those that `serve` is about.
+    pub loss: Option<Loss>,
     /// Serves the replica to others at the same time.
     pub serve: Option<RelayOptions>,
 }
@@ -288,6 +292,7 @@ impl MirrorOptions {
             transport: Transport::default(),
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             group: GroupWish::default(),
+            loss: None,
             serve: None,
         }
     }

@@ -89,6 +89,20 @@ impl Bent {
     }
 }
 
+/// What a member with the planted bug hears of a datagram by the group.
+pub(super) fn heard_by_group(planted: Planted, client: &Client, bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let head = head_of(&bytes).zip(client.joined());
+    if let Some(((mut header, DatagramType::Event | DatagramType::Tick), joined)) = head
+        && planted == Planted::ViewNotChecked
+    {
+        header.channel = U64::new(joined.view_id);
+        (header.life, header.layout_hash) = (joined.life.0.into(), joined.layout_hash.0.into());
+        put(&header, &mut bytes);
+    }
+    bytes
+}
+
 /// What a client with the bug sends instead of a datagram, if anything.
 pub(super) fn said(planted: Planted, client: &Client, bytes: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = bytes.to_vec();
@@ -97,6 +111,11 @@ pub(super) fn said(planted: Planted, client: &Client, bytes: &[u8]) -> Option<Ve
     let is_repair = body.leaf_count.get() > 0 && client.counters().digest_matches > 0;
     match planted {
         Planted::LossNotAsked if is_repair => return None,
+        Planted::HeardForEver if client.counters().group_heard > 0 => {
+            let both = Flags::GROUP_WANTED | Flags::GROUP_HEARD;
+            header.flags = (header.flags.get() | both).into();
+            put(&header, &mut bytes);
+        }
         Planted::AllAskedFor if is_repair && !Flags(header.flags.get()).has(Flags::CHECKSUMS) => {
             header.watermark = U64::new(0);
             put(&header, &mut bytes);

@@ -14,6 +14,7 @@ fn world(seed: u64, leaves: u32, faults: Faults) -> Options {
     let fixed = Fixed { clients: Some(3), devices: Some(1), leaves, ..Fixed::default() };
     let mut options = Options::draw(seed, Duration::from_secs(60), &fixed);
     options.faults = faults;
+    options.members = 0.0;
     options.trouble_s = 30;
     options.write_every_ms = 20;
     options.write_leaves = 3;
@@ -31,14 +32,26 @@ const MANY: u32 = 400;
 /// where nothing may break.
 fn catches(planted: Planted, leaves: u32, rules: &[&str], faults: &Faults) {
     for seed in 1..3 {
-        let options = world(seed, leaves, faults.clone());
-        let healthy = run_with(&options, Planted::Nothing, &mut |_| {}).unwrap();
-        assert_eq!(healthy.failure.map(|failure| failure.broken), None, "{options}");
-        let ill = run_with(&options, planted, &mut |_| {}).unwrap();
-        let failure = ill.failure.unwrap_or_else(|| panic!("{planted:?} was not seen: {options}"));
-        assert!(rules.contains(&failure.broken.rule), "{:?}", failure.broken);
-        assert!(failure.trace.len() > 2, "a failure shows what led to it");
+        catches_in(planted, &world(seed, leaves, faults.clone()), rules);
     }
+}
+
+/// The same of worlds in which all who may are members of a group.
+fn catches_in_group(planted: Planted, rule: &str, faults: &Faults) {
+    for seed in 1..3 {
+        let mut options = world(seed, FEW, faults.clone());
+        (options.members, options.relays, options.heartbeat_ms) = (1.0, 0, 250);
+        catches_in(planted, &options, &[rule]);
+    }
+}
+
+fn catches_in(planted: Planted, options: &Options, rules: &[&str]) {
+    let healthy = run_with(options, Planted::Nothing, &mut |_| {}).unwrap();
+    assert_eq!(healthy.failure.map(|failure| failure.broken), None, "{options}");
+    let ill = run_with(options, planted, &mut |_| {}).unwrap();
+    let failure = ill.failure.unwrap_or_else(|| panic!("{planted:?} was not seen: {options}"));
+    assert!(rules.contains(&failure.broken.rule), "{:?}", failure.broken);
+    assert!(failure.trace.len() > 2, "a failure shows what led to it");
 }
 
 #[test]
@@ -119,6 +132,26 @@ fn a_loss_that_nobody_asks_for_is_caught() {
 fn a_repair_of_everything_is_caught() {
     let faults = Faults { loss: 0.1, ..Faults::default() };
     catches(Planted::AllAskedFor, MANY, &["a repair costs what differs"], &faults);
+}
+
+#[test]
+fn a_member_that_takes_the_events_of_any_view_is_caught() {
+    let faults = Faults { group_strangers: 2, ..Faults::default() };
+    let rule = "what is not of the view changes nothing";
+    catches_in_group(Planted::ViewNotChecked, rule, &faults);
+}
+
+#[test]
+fn a_member_that_does_not_notice_that_it_is_deaf_is_caught() {
+    let faults = Faults { deaf: 5, ..Faults::default() };
+    let rule = "a member says what it hears";
+    catches_in_group(Planted::HeardForEver, rule, &faults);
+}
+
+#[test]
+fn a_server_that_forgets_those_beside_the_group_is_caught() {
+    let rule = "EVENTs go to who asked for them";
+    catches_in_group(Planted::OwnLeftOut, rule, &Faults::default());
 }
 
 /// Not a bug: the seam by which bugs are planted lets processes die in mid-store.

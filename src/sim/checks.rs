@@ -69,6 +69,12 @@ pub struct Counted {
     pub deaths: u64,
     /// Growths of the origin's tree.
     pub growths: u64,
+    /// EVENTs and TICKs that went to the multicast group.
+    pub group_sent: u64,
+    /// Those that members took, each counted at each.
+    pub group_heard: u64,
+    /// Times that a member went on without the group.
+    pub group_silent: u64,
     /// Quiet times at whose end all were compared.
     pub quiet: u64,
     /// Restarts of the origin, with an older file included.

@@ -15,6 +15,7 @@ use crate::sim::node::Kind;
 use crate::sim::places::leaf_at;
 use crate::sim::places::place_in;
 use crate::sim::storage::Injected;
+use crate::sim::storage::has_another_file;
 use crate::sim::world::FAULT_TICK;
 use crate::sim::world::World;
 use crate::sync::RandomSource;
@@ -59,6 +60,12 @@ impl World {
         }
         if self.falls(faults.jumps) {
             self.forge_jump();
+        }
+        if self.falls(faults.deaf) {
+            self.deafen_one();
+        }
+        if self.falls(faults.group_strangers) {
+            self.forge_for_group();
         }
         if self.falls(faults.forged_leaves) {
             self.forge_leaf();
@@ -220,6 +227,7 @@ impl World {
         node.serving.server = None;
         node.following.client = None;
         node.following.attached = None;
+        node.following.hearing.is_member = false;
         node.device = None;
         node.leaves = None;
         node.doing = Doing::Down { until, file };
@@ -325,8 +333,11 @@ impl World {
         let options = OpenOptions { role: TreeRole::Server, damaged, unix_s };
         let (mut tree, _) = Tree::open(path, options).map_err(|error| error.to_string())?;
         if tree.layout_hash() != self.layouts.newest().layout_hash() {
-            tree.grow(self.layouts.newest().clone()).map_err(|error| error.to_string())?;
-            self.note_durable(0);
+            let grown = tree.grow(self.layouts.newest().clone());
+            if has_another_file(&grown) {
+                self.note_durable(0);
+            }
+            grown.map_err(|error| error.to_string())?;
         }
         let life = tree.begin_life(unix_s).map_err(|error| error.to_string())?;
         Ok((tree, life))
@@ -358,10 +369,12 @@ impl World {
         let Some(mut leaves) = self.nodes[0].leaves.take() else { return };
         let (grown, injected) = self.suffer(0, |_| leaves.grow(layout));
         self.nodes[0].leaves = Some(leaves);
+        if has_another_file(&grown) {
+            self.note_durable(0);
+        }
         match grown {
             Ok(()) => {
                 self.checks.counted.growths += 1;
-                self.note_durable(0);
                 self.send_to_the_door(0);
                 self.nodes[0].plan();
             }

@@ -8,6 +8,7 @@ use crate::layout::Life;
 use crate::layout::Revision;
 use crate::layout::TreeRole;
 use crate::sim::checks::Found;
+use crate::sim::hearing::Hearing;
 use crate::sim::leaves::SimLeaves;
 use crate::sim::network::Cargo;
 use crate::sim::network::client_port;
@@ -19,6 +20,7 @@ use crate::sim::node::Node;
 #[cfg(test)]
 use crate::sim::planted::Planted;
 use crate::sim::storage::Injected;
+use crate::sim::storage::has_another_file;
 use crate::sim::witness::Witness;
 use crate::sim::witness::is_for;
 use crate::sim::world::World;
@@ -75,6 +77,7 @@ impl World {
         node.following.judged = (0, 0, 0);
         node.following.witness = Witness::default();
         node.following.kept = None;
+        node.following.hearing = Hearing::default();
         node.leaves = None;
         if node.path.exists()
             && let Err((error, injected)) = self.open_copy(index)
@@ -125,6 +128,7 @@ impl World {
                 let Some(client) = &mut node.following.client else { return };
                 client.handle_datagram(self.now, bytes, node.leaves.as_mut());
                 node.following.told = node.following.told.max(was_told.unwrap_or(0));
+                self.look_at_answer(index, bytes);
             }
         }
         if self.bury(index) {
@@ -148,6 +152,7 @@ impl World {
             self.drain_client(index);
             self.witness(index, None);
         }
+        self.look_at_silence(index);
         let node = &mut self.nodes[index];
         if node.following.next_save <= self.now {
             node.following.next_save = self.now.after(SAVE_INTERVAL);
@@ -156,7 +161,7 @@ impl World {
         }
     }
 
-    fn drain_client(&mut self, index: usize) {
+    pub(super) fn drain_client(&mut self, index: usize) {
         self.judge(index);
         loop {
             self.send_from_client(index);
@@ -170,13 +175,15 @@ impl World {
                     let name = &self.names[index];
                     self.checks.fail("liveness", || format!("{name}: {error}"));
                 }
+                ClientEvent::GroupSilent => self.checks.counted.group_silent += 1,
                 ClientEvent::Rejoining
                 | ClientEvent::InSync
                 | ClientEvent::OutOfSync
-                | ClientEvent::GroupHeard
-                | ClientEvent::GroupSilent => {}
+                | ClientEvent::GroupHeard => {}
             }
         }
+        self.look_at_silence(index);
+        self.follow_group(index);
         self.relay(index);
     }
 
@@ -241,6 +248,9 @@ impl World {
         // Twin leaves may lie elsewhere then.
         self.nodes[index].following.kept = None;
         let (grown, injected) = self.suffer(index, |_| leaves.grow(layout));
+        if has_another_file(&grown) {
+            self.note_durable(index);
+        }
         grown.map(|()| leaves).map_err(|error| (error.to_string(), injected))
     }
 

@@ -10,6 +10,7 @@ use crate::layout::DataLocId;
 use crate::layout::LeafHead;
 use crate::layout::Revision;
 use crate::sim::network::client_port;
+use crate::sim::network::hearing_port;
 use crate::sim::network::serving_port;
 use crate::sim::node::Kind;
 use crate::sim::options::NODES_MAX;
@@ -23,6 +24,9 @@ use crate::wire::Flags;
 use crate::wire::Header;
 use crate::wire::PROTOCOL_VERSION;
 use crate::wire::leaf_checksum;
+
+/// A socket of nobody who takes part.
+const STRANGER: u16 = 300 * NODES_MAX + NODES_MAX - 1;
 
 impl World {
     /// Sends a client an EVENT or TICK whose number its server never gave.
@@ -84,6 +88,44 @@ impl World {
         self.checks.forged(revision);
         self.excuse(index);
         self.net.forge(self.now, from, to, bytes);
+    }
+
+    /// Sends a member by the group what is not of its view, or not from its server.
+    pub(super) fn forge_for_group(&mut self) {
+        let is_member = |index: &usize| self.nodes[*index].following.hearing.is_member;
+        let members: Vec<usize> = (0..self.nodes.len()).filter(is_member).collect();
+        if members.is_empty() {
+            return;
+        }
+        let index = self.random.pick(&members);
+        let node = &self.nodes[index];
+        let joined = node.following.client.as_ref().and_then(|client| client.joined().copied());
+        let Some(joined) = joined else { return };
+        let mut from = serving_port(node.upstream);
+        let mut header = Header {
+            event_num: U64::new(joined.event_num.saturating_add(self.random.between(1, 1 << 40))),
+            digest: U64::new(self.random.next_u64()),
+            flags: U16::new(Flags::CLOSES_PERIOD | Flags::SOURCE_IN_SYNC),
+            ..header_for(&joined, DatagramType::Tick)
+        };
+        match self.random.between(0, 6) {
+            0 => from = STRANGER,
+            1 => header.channel = U64::new(joined.view_id ^ 1),
+            2 => header.channel = U64::new(joined.session_id),
+            3 => header.life = U32::new(joined.life.0 ^ 1),
+            4 => header.layout_hash = U32::new(joined.layout_hash.0 ^ 1),
+            5 => header.tree_id = U64::new(joined.tree_id.0 ^ 1),
+            _ => {
+                let kinds = [DatagramType::Bye, DatagramType::Response, DatagramType::Welcome];
+                header.datagram_type = self.random.pick(&kinds).code();
+                header.channel = U64::new(joined.session_id);
+            }
+        }
+        let mut bytes = Vec::new();
+        // Enough for the body of each of them.
+        wire::encode(&mut bytes, &header, &(), &[0; 96], 0);
+        self.trace.note(self.now, format!("forge for {} by the group", self.names[index]));
+        self.net.forge(self.now, from, hearing_port(index), bytes);
     }
 
     /// Sends a server something that no client of it would.

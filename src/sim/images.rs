@@ -42,18 +42,25 @@ pub enum ImageBug {
     LogNotSynced,
     /// The log is let go, and a life begins, before what was replayed is on the medium.
     ReplayNotSynced,
+    /// A file that the tree grew into takes its place before it is on the medium.
+    GrownNotSynced,
+    /// What is reported to a tree that has grown is acknowledged before the new file's name
+    /// is on the medium.
+    GrowthNotNamed,
     /// No log, but two slots a leaf that are written in turns.
     AlternatingSlots,
 }
 
 impl ImageBug {
     /// All of them.
-    pub const ALL: [ImageBug; 6] = [
+    pub const ALL: [ImageBug; 8] = [
         ImageBug::HalfReusedEarly,
         ImageBug::AcknowledgedFirst,
         ImageBug::StoredFirst,
         ImageBug::LogNotSynced,
         ImageBug::ReplayNotSynced,
+        ImageBug::GrownNotSynced,
+        ImageBug::GrowthNotNamed,
         ImageBug::AlternatingSlots,
     ];
 
@@ -65,6 +72,8 @@ impl ImageBug {
             ImageBug::StoredFirst => "stored-first",
             ImageBug::LogNotSynced => "log-not-synced",
             ImageBug::ReplayNotSynced => "replay-not-synced",
+            ImageBug::GrownNotSynced => "grown-not-synced",
+            ImageBug::GrowthNotNamed => "growth-not-named",
             ImageBug::AlternatingSlots => "alternating-slots",
         }
     }
@@ -119,6 +128,8 @@ pub struct ImageReport {
     pub again: u64,
     /// Images whose log held what their tree lacked.
     pub replayed: u64,
+    /// Images of a tree that was growing.
+    pub growing: u64,
     /// Images of which a promise was broken.
     pub bad: u64,
     /// The first of them, by seed; one a history.
@@ -131,6 +142,7 @@ impl ImageReport {
         self.images += other.images;
         self.again += other.again;
         self.replayed += other.replayed;
+        self.growing += other.growing;
         self.bad += other.bad;
         self.told.extend(other.told);
         self.told.sort_by_key(|bad| bad.seed);
@@ -179,6 +191,7 @@ fn images_of(seed: u64, bug: Option<ImageBug>) -> ImageReport {
                 report.images += 1;
                 report.again += u64::from(survived.crashes - 1);
                 report.replayed += u64::from(survived.has_replayed);
+                report.growing += u64::from(survived.was_growing);
             }
             Err(fault) => {
                 report.images += 1;
@@ -220,7 +233,7 @@ impl Drawing {
             Drawing::Logged(history, bench, random) => bench.crash(history, random),
             Drawing::Slots(slots, random) => {
                 slots.crash(random)?;
-                Ok(Survived { crashes: 1, has_replayed: false })
+                Ok(Survived { crashes: 1, has_replayed: false, was_growing: false })
             }
         }
     }
@@ -239,6 +252,7 @@ mod tests {
         let report = report(1, 20_000, None);
         assert_eq!((report.bad, &report.told[..]), (0, &[][..]));
         assert!(report.images == 20_000 && report.again > 5_000, "{report:?}");
+        assert!(report.growing > 500, "{report:?}");
     }
 
     fn catches(bug: ImageBug, words: &[&str]) {
@@ -275,6 +289,17 @@ mod tests {
     #[test]
     fn a_life_that_begins_before_the_replay_is_on_the_medium_is_caught() {
         catches(ImageBug::ReplayNotSynced, &["damaged", "after"]);
+    }
+
+    #[test]
+    fn a_grown_file_that_is_named_before_it_is_on_the_medium_is_caught() {
+        // What is a file of zeros, and what has a header and no leaves.
+        catches(ImageBug::GrownNotSynced, &["damaged", "not a tree", "magic", "after"]);
+    }
+
+    #[test]
+    fn an_acknowledgement_before_the_name_of_the_growth_is_caught() {
+        catches(ImageBug::GrowthNotNamed, &["after", "gone"]);
     }
 
     #[test]

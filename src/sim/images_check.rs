@@ -31,6 +31,8 @@ pub(super) struct Survived {
     pub(super) crashes: u32,
     /// Whether a recovery found in the log what the tree lacked.
     pub(super) has_replayed: bool,
+    /// Whether the tree was growing when it failed first.
+    pub(super) was_growing: bool,
 }
 
 /// Where images are laid out: a tree and a log in memory, used again and again.
@@ -65,16 +67,18 @@ impl Bench {
         random: &mut Seeded,
     ) -> Result<Survived, Fault> {
         self.has_replayed = false;
-        let end = history.timeline.now();
-        let crash = random.between(u64::from(history.start), u64::from(end)) as Time;
+        let crash = history.moment(random);
+        let was_growing = history.growths.iter().any(|growth| growth.contains(&crash));
         let (tree, log) = (&mut self.tree_bytes, &mut self.log_bytes);
-        self.has_log = history.timeline.draw(crash, random, tree, log);
-        let mut known = Known::at(history, crash);
+        let drawn = history.timeline.draw(crash, random, tree, log);
+        self.has_log = drawn.has_log;
+        let mut known = Known::at(history, crash, &history.generations[drawn.generation]);
         for depth in 1..=DEPTH_MAX {
             self.lay_out()?;
             if depth == DEPTH_MAX || random.chance(0.5) {
                 known.check(&self.recover()?)?;
-                return Ok(Survived { crashes: depth, has_replayed: self.has_replayed });
+                let has_replayed = self.has_replayed;
+                return Ok(Survived { crashes: depth, has_replayed, was_growing });
             }
             self.crash_again(&mut known, random)?;
         }
@@ -125,14 +129,16 @@ impl Bench {
 struct Known<'a> {
     history: &'a History,
     crash: Time,
-    /// By leaf: the oldest revision that may be held.
+    /// Which of all leaves those of the tree are.
+    places: &'a [usize],
+    /// By place: the oldest revision that may be held.
     least: Vec<Revision>,
     /// A life that was in use.
     life: Life,
 }
 
 impl Known<'_> {
-    fn at(history: &History, crash: Time) -> Known<'_> {
+    fn at<'a>(history: &'a History, crash: Time, places: &'a [usize]) -> Known<'a> {
         let is_old = |change: &&Change| change.acknowledged.is_some_and(|time| time <= crash);
         let newest = |changes: &Vec<Change>| {
             let acknowledged = changes.iter().filter(is_old);
@@ -142,6 +148,7 @@ impl Known<'_> {
         Known {
             history,
             crash,
+            places,
             least: history.changes.iter().map(newest).collect(),
             life: lives.map(|(_, life)| *life).max().unwrap_or_default(),
         }
@@ -149,8 +156,8 @@ impl Known<'_> {
 
     /// What a recovery that ended gave was shown to others.
     fn show(&mut self, tree: &Tree) {
-        for (leaf, least) in (0..).zip(&mut self.least) {
-            *least = tree.revision(DataLocId(leaf));
+        for (leaf, place) in (0..).zip(self.places) {
+            self.least[*place] = tree.revision(DataLocId(leaf));
         }
     }
 
@@ -158,11 +165,21 @@ impl Known<'_> {
         if tree.life() < self.life {
             return Err(format!("life {} after life {}", tree.life(), self.life).into());
         }
+        let leaves = tree.layout().leaf_count() as usize;
+        if leaves != self.places.len() {
+            return Err(format!("{leaves} leaves of {}", self.places.len()).into());
+        }
+        // Places are given in the order in which leaves come in.
+        let beyond = self.least.get(leaves..).unwrap_or_default();
+        if let Some(lost) = beyond.iter().find(|least| **least > Revision::ZERO) {
+            return Err(format!("a leaf is gone after its revision {lost}").into());
+        }
         let mut data = Vec::new();
-        for (leaf, changes) in (0..).zip(&self.history.changes) {
+        for (leaf, place) in (0..).zip(self.places) {
+            let changes = &self.history.changes[*place];
             let head = tree.read(DataLocId(leaf), &mut data).ok_or("a leaf is gone")?;
             let revision = Revision(head.revision.get());
-            let least = self.least[leaf as usize];
+            let least = self.least[*place];
             if revision < least {
                 let text = format!("leaf {leaf}: revision {revision} after {least}");
                 return Err(text.into());

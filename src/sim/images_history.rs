@@ -1,6 +1,7 @@
 //! A server in power mode, driven step by step: what it staged, what it acknowledged,
 //! and what its files held all the while.
 
+use core::ops::Range;
 use std::collections::VecDeque;
 use std::fs::File;
 
@@ -12,11 +13,12 @@ use crate::layout::TreeId;
 use crate::layout::TreeRole;
 use crate::sim::images::ImageBug;
 use crate::sim::images_disk::Time;
+use crate::sim::images_growth::Growing;
+use crate::sim::images_growth::Shape;
 use crate::sim::images_watch::Shared;
 use crate::sim::random::Seeded;
 use crate::tree::CreateOptions;
 use crate::tree::Freed;
-use crate::tree::Layout;
 use crate::tree::Left;
 use crate::tree::RedoBatch;
 use crate::tree::RedoError;
@@ -62,59 +64,79 @@ fn data_of(revision: Revision, data_size: usize) -> Vec<u8> {
 #[derive(Debug)]
 pub(super) struct History {
     pub(super) timeline: Shared,
-    /// By leaf.
+    /// By place: leaves in the order in which they came in.
     pub(super) changes: Vec<Vec<Change>>,
+    /// For the tree as it was at first, and after each growth: the places of its leaves.
+    pub(super) generations: Vec<Vec<usize>>,
+    /// When it was growing, until there was a log for it again.
+    pub(super) growths: Vec<Range<Time>>,
     /// Since when a life was in use.
     pub(super) lives: Vec<(Time, Life)>,
     /// The first moment at which power may fail.
     pub(super) start: Time,
 }
 
+impl History {
+    /// A moment at which power fails. What a growth does is short, and is drawn more often.
+    pub(super) fn moment(&self, random: &mut Seeded) -> Time {
+        let all = u64::from(self.start)..=u64::from(self.timeline.now());
+        let within = match self.growths.len() {
+            0 => all,
+            _ if random.chance(0.7) => all,
+            count => {
+                let growth = &self.growths[random.index(count)];
+                u64::from(growth.start)..=u64::from(growth.end)
+            }
+        };
+        random.between(*within.start(), *within.end()) as Time
+    }
+}
+
 /// The server while it runs.
-struct Server {
-    tree: Option<Tree>,
-    file: File,
+pub(super) struct Server {
+    pub(super) tree: Option<Tree>,
+    pub(super) file: File,
     log: RedoLog,
     log_file: File,
-    staged: VecDeque<RedoBatch>,
-    committed: VecDeque<RedoBatch>,
-    left: Option<Left>,
-    freed: Option<Freed>,
+    pub(super) staged: VecDeque<RedoBatch>,
+    pub(super) committed: VecDeque<RedoBatch>,
+    pub(super) left: Option<Left>,
+    pub(super) freed: Option<Freed>,
     random: Seeded,
+    /// How the tree grows, in the histories in which it does.
+    pub(super) growing: Option<Growing>,
     half_len: u64,
     /// One leaf gets so much of all changes, of eight.
     hot: u64,
     bug: Option<ImageBug>,
     /// What was staged up to here and is not acknowledged never will be.
     buried: Revision,
-    history: History,
+    pub(super) history: History,
 }
 
 impl History {
     /// Runs the history of a seed.
     pub(super) fn run(seed: u64, bug: Option<ImageBug>) -> Result<History, Fault> {
-        let mut server = Server::start(Seeded::new(seed), bug)?;
+        let mut server = Server::start(Seeded::new(seed), Growing::draw(seed, bug)?, bug)?;
         for _ in 0..server.random.between(10, 60) {
+            server.grow_now_and_then()?;
             server.step()?;
         }
         Ok(server.history)
     }
 }
 
-/// Leaves of a sector's share, of a sector and more, and of several.
-fn layout(random: &mut Seeded) -> Layout {
-    let (small, large) = (random.between(1, 5), random.between(1, 2));
-    let (some, most) = (random.between(8, 90), random.between(400, 1_800));
-    let text = format!(
-        "[[parent]]\nname = \"a\"\nleaves = {small}\ncapacity = {some}\n\
-         [[parent]]\nname = \"b\"\nleaves = {large}\ncapacity = {most}\n"
-    );
-    Layout::from_toml(&text).expect("it is a schema")
-}
-
 impl Server {
-    fn start(mut random: Seeded, bug: Option<ImageBug>) -> Result<Server, Fault> {
-        let layout = layout(&mut random);
+    fn start(
+        mut random: Seeded,
+        mut growing: Option<Growing>,
+        bug: Option<ImageBug>,
+    ) -> Result<Server, Fault> {
+        let shape = Shape::draw(&mut random);
+        let layout = shape.layout();
+        if let Some(growing) = &mut growing {
+            growing.shape = shape;
+        }
         let leaves = layout.leaf_count();
         let (role, tree_id) = (TreeRole::Server, TreeId(7));
         let options = CreateOptions { role, tree_id, life: Life(0), unix_s: UNIX_S };
@@ -132,8 +154,17 @@ impl Server {
         let (log, log_file) = timeline.watch(|| sim_seam::create_log(&mut tree, half_len))?;
         timeline.name(Some(log_file.try_clone()?))?;
         timeline.set_bugs(false, bug == Some(ImageBug::LogNotSynced));
+        let (not_synced, not_named) = (ImageBug::GrownNotSynced, ImageBug::GrowthNotNamed);
+        timeline.set_growth_bugs(bug == Some(not_synced), bug == Some(not_named));
         let (start, life) = (timeline.now(), tree.life());
-        let history = History { timeline, changes, lives: vec![(start, life)], start };
+        let history = History {
+            timeline,
+            generations: vec![(0..changes.len()).collect()],
+            growths: Vec::new(),
+            changes,
+            lives: vec![(start, life)],
+            start,
+        };
         Ok(Server {
             tree: Some(tree),
             file,
@@ -145,6 +176,7 @@ impl Server {
             freed: None,
             hot: random.between(0, 6),
             random,
+            growing,
             half_len,
             bug,
             buried: Revision::ZERO,
@@ -187,7 +219,8 @@ impl Server {
             }
             let acknowledged = (self.bug == Some(ImageBug::AcknowledgedFirst)).then_some(time);
             let change = Change { revision, staged: time, acknowledged, data_size };
-            self.history.changes[leaf.index()].push(change);
+            let place = self.places()[leaf.index()];
+            self.history.changes[place].push(change);
         }
         if self.bug == Some(ImageBug::StoredFirst) {
             let timeline = self.history.timeline.clone();
@@ -197,7 +230,12 @@ impl Server {
         Ok(())
     }
 
-    fn tree(&mut self) -> &mut Tree {
+    /// The places of the tree's leaves.
+    pub(super) fn places(&self) -> &[usize] {
+        self.history.generations.last().expect("there is the tree of the begin")
+    }
+
+    pub(super) fn tree(&mut self) -> &mut Tree {
         self.tree.as_mut().expect("a server has a tree, but while it dies")
     }
 
@@ -221,7 +259,7 @@ impl Server {
         self.newest_staged().max(self.tree().newest_revision()).next()
     }
 
-    fn commit(&mut self) -> Result<(), Fault> {
+    pub(super) fn commit(&mut self) -> Result<(), Fault> {
         if self.committed.len() >= COMMITTED_MAX {
             return Ok(());
         }
@@ -250,7 +288,7 @@ impl Server {
         }
     }
 
-    fn store(&mut self) -> Result<(), Fault> {
+    pub(super) fn store(&mut self) -> Result<(), Fault> {
         let Some(batch) = self.committed.pop_front() else { return Ok(()) };
         let timeline = self.history.timeline.clone();
         if self.bug != Some(ImageBug::StoredFirst) {
@@ -265,7 +303,7 @@ impl Server {
         Ok(())
     }
 
-    fn begin_checkpoint(&mut self) -> Result<(), Fault> {
+    pub(super) fn begin_checkpoint(&mut self) -> Result<(), Fault> {
         let Some(left) = self.left.filter(|_| self.freed.is_none()) else { return Ok(()) };
         let Some(checkpoint) = self.tree().checkpoint(left) else { return Ok(()) };
         let freed = self.history.timeline.watch_checkpoint(|| checkpoint.run())?;
@@ -273,7 +311,7 @@ impl Server {
         Ok(())
     }
 
-    fn end_checkpoint(&mut self) -> Result<(), Fault> {
+    pub(super) fn end_checkpoint(&mut self) -> Result<(), Fault> {
         if let Some(freed) = self.freed.take() {
             self.history.timeline.checkpoint_returns();
             self.log.mark_free(freed);
@@ -310,19 +348,34 @@ impl Server {
         let (mut tree, _) = recovered?;
         self.show(&tree, timeline.now());
         timeline.name(None)?;
+        let begun = timeline.now();
+        let has_grown = self.grow_at_the_start(&mut tree)?;
         timeline.watch(|| tree.begin_life(UNIX_S))?;
         self.history.lives.push((timeline.now(), tree.life()));
-        let made = timeline.watch(|| sim_seam::create_log(&mut tree, self.half_len));
+        self.tree = Some(tree);
+        self.make_log()?;
+        if has_grown {
+            self.history.growths.push(begun..timeline.now());
+        }
+        Ok(())
+    }
+
+    /// Makes the log of a life, or that of a tree that has grown in it.
+    pub(super) fn make_log(&mut self) -> Result<(), Fault> {
+        let (timeline, half_len) = (self.history.timeline.clone(), self.half_len);
+        let made = timeline.watch(|| sim_seam::create_log(self.tree(), half_len));
         (self.log, self.log_file) = made?;
         timeline.name(Some(self.log_file.try_clone()?))?;
         timeline.set_bugs(false, self.bug == Some(ImageBug::LogNotSynced));
-        self.tree = Some(tree);
         Ok(())
     }
 
     /// What the next owner found goes to its clients, acknowledged before or not.
     fn show(&mut self, tree: &Tree, now: Time) {
-        for (leaf, changes) in (0..).zip(&mut self.history.changes) {
+        let History { changes, generations, .. } = &mut self.history;
+        let places = generations.last().expect("there is the tree of the begin");
+        for (leaf, place) in (0..).zip(places) {
+            let changes = &mut changes[*place];
             let held = tree.revision(DataLocId(leaf));
             for change in changes.iter_mut().filter(|change| change.revision == held) {
                 change.acknowledged.get_or_insert(now);

@@ -12,6 +12,7 @@
 //! restart opens the file again, after a power loss an image of it. What a disk may hold
 //! under `--durability power` is a matter of its own: [`draw_images`] draws it.
 
+mod audience;
 #[cfg(test)]
 mod bent;
 #[cfg(test)]
@@ -20,9 +21,11 @@ mod checks;
 mod faults;
 mod follow;
 mod forgery;
+mod hearing;
 mod images;
 mod images_check;
 mod images_disk;
+mod images_growth;
 mod images_history;
 mod images_slots;
 mod images_watch;

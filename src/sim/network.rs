@@ -1,8 +1,9 @@
 //! The network between the processes: what it loses, repeats, delays and damages.
 //!
 //! A port names a process and which of its sockets: `NODES_MAX * generation +
-//! node`. Generation [`SERVING`] is the socket that a server listens on; a client
-//! has a new one in each of its runs, as the system gives out ports.
+//! node`. Generation [`SERVING`] is the socket that a server listens on, [`HEARING`] that
+//! by which a process hears the multicast group; a client has a new one in each of its
+//! runs, as the system gives out ports.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -15,6 +16,12 @@ use crate::sim::trace::Trace;
 use crate::sim::trace::node_of;
 use crate::sync::RandomSource;
 use crate::sync::Time;
+
+/// The socket by which a process hears the group.
+pub(super) const HEARING: u16 = 99;
+
+/// The group itself. The last number of a process belongs to none.
+pub(super) const GROUP: u16 = HEARING * NODES_MAX + NODES_MAX - 1;
 
 /// The socket that a server listens on.
 pub(super) const SERVING: u16 = 100;
@@ -37,6 +44,10 @@ const RECORDED_MAX: usize = 64;
 
 pub(super) fn serving_port(node: usize) -> u16 {
     SERVING * NODES_MAX + node as u16
+}
+
+pub(super) fn hearing_port(node: usize) -> u16 {
+    HEARING * NODES_MAX + node as u16
 }
 
 pub(super) fn client_port(node: usize, run: u64) -> u16 {
@@ -91,6 +102,10 @@ pub(super) struct Network {
     cuts: Vec<Cut>,
     /// Loss of a link, as a multiple of the general one, by direction.
     factors: Vec<f64>,
+    /// The same of the group's way to a process.
+    group_factors: Vec<f64>,
+    /// Until when nothing comes to a process by the group.
+    deaf: Vec<Time>,
     in_flight: BTreeMap<(Time, u64), Flight>,
     order: u64,
     /// Some of all that was ever sent, to come again.
@@ -108,11 +123,19 @@ impl Network {
             faults,
             cuts: Vec::new(),
             factors,
+            group_factors: Vec::new(),
+            deaf: vec![Time::START; nodes],
             in_flight: BTreeMap::new(),
             order: 0,
             recorded: Vec::new(),
             sent: (0, 0),
         }
+    }
+
+    /// Lets the group's ways to processes be as unlike as their links.
+    pub(super) fn reach_group(&mut self) {
+        let nodes = self.deaf.len();
+        self.group_factors = (0..nodes).map(|_| self.random.pick(&[0.0, 0.5, 1.0, 1.0])).collect();
     }
 
     /// Links that are all alike.
@@ -127,6 +150,12 @@ impl Network {
     /// Cuts a link in one direction.
     pub(super) fn cut(&mut self, from: usize, to: usize, until: Time) {
         self.cuts.push(Cut { from, to, until });
+    }
+
+    /// Lets nothing come to a process by the group. That is no link: a quiet time does not
+    /// mend it.
+    pub(super) fn deafen(&mut self, node: usize, until: Time) {
+        self.deaf[node] = self.deaf[node].max(until);
     }
 
     /// Mends all links.
@@ -154,6 +183,39 @@ impl Network {
     ) {
         self.sent.0 += 1;
         self.sent.1 += bytes.len() as u64;
+        self.carry(now, (from, to), bytes, told, trace);
+    }
+
+    /// Sends a datagram once, to all of the group: each loses it, or gets it late or
+    /// damaged, on its own.
+    pub(super) fn send_to_group(
+        &mut self,
+        now: Time,
+        (from, members): (u16, &[usize]),
+        bytes: &Rc<[u8]>,
+        told: Option<u64>,
+        trace: &mut Trace,
+    ) {
+        self.sent.0 += 1;
+        self.sent.1 += bytes.len() as u64;
+        for member in members {
+            let path = (from, hearing_port(*member));
+            if self.deaf[*member] > now || self.is_lost_by_group(*member) {
+                trace.datagram(now, path, Fate::Lost, bytes);
+            } else {
+                self.carry(now, path, bytes.clone(), told, trace);
+            }
+        }
+    }
+
+    fn carry(
+        &mut self,
+        now: Time,
+        (from, to): (u16, u16),
+        bytes: Rc<[u8]>,
+        told: Option<u64>,
+        trace: &mut Trace,
+    ) {
         if self.faults.replays > 0 && self.random.chance(RECORDED) {
             self.record(from, to, &bytes);
         }
@@ -233,6 +295,11 @@ impl Network {
         let up = factor(node_of(from), 0).unwrap_or(1.0);
         let down = factor(node_of(to), 1).unwrap_or(1.0);
         self.drawn(self.faults.loss * up.max(down))
+    }
+
+    fn is_lost_by_group(&mut self, member: usize) -> bool {
+        let factor = self.group_factors.get(member).copied().unwrap_or(1.0);
+        self.drawn(self.faults.group_loss * factor)
     }
 
     fn damage(&mut self, bytes: &Rc<[u8]>) -> Rc<[u8]> {

@@ -11,9 +11,12 @@ use std::path::PathBuf;
 use crate::layout::LayoutHash;
 use crate::layout::Life;
 use crate::layout::Revision;
+use crate::sim::audience::Audience;
 use crate::sim::checks::Ends;
+use crate::sim::hearing::Hearing;
 use crate::sim::leaves::SimLeaves;
 use crate::sim::network::Flight;
+use crate::sim::network::GROUP;
 use crate::sim::places::Place;
 use crate::sim::random::Seeded;
 use crate::sim::storage::Failing;
@@ -72,8 +75,14 @@ pub(super) struct Serving {
     pub(super) ends: Ends,
     /// Last EVENT of each view.
     pub(super) views: BTreeMap<u64, u64>,
-    /// Replicas that have a session, by their ports.
-    pub(super) subscribers: BTreeSet<u16>,
+    /// Which leaves each view is of.
+    pub(super) view_filters: BTreeMap<u64, Option<usize>>,
+    /// Whether there is a group in this run.
+    pub(super) has_group: bool,
+    /// How replicas asked to get EVENTs.
+    pub(super) audience: Audience,
+    /// Channel of the datagram that came last.
+    pub(super) channel: u64,
     /// Addresses that were sent a COOKIE, and those that came back with it.
     pub(super) cookied: BTreeSet<u16>,
     pub(super) proven: BTreeSet<u16>,
@@ -99,6 +108,9 @@ pub(super) struct Following {
     /// Twin leaves as they were some time ago.
     pub(super) kept: Option<[(crate::layout::LeafHead, Vec<u8>); 2]>,
     pub(super) witness: Witness,
+    pub(super) hearing: Hearing,
+    /// It was stopped and reads what lay in its sockets: no timer has run yet.
+    pub(super) wakes: bool,
     /// When something was done to the copy that only an audit can find.
     pub(super) excused: Option<Time>,
     #[cfg(test)]
@@ -107,6 +119,14 @@ pub(super) struct Following {
 
 /// A REPORT on its way, by session and sequence: leaves and their versions.
 pub(super) type Reports = BTreeMap<(u64, u64), Vec<(Place, u64)>>;
+
+/// What waits in a socket of a stopped process.
+#[derive(Default)]
+pub(super) struct Waiting {
+    pub(super) flights: VecDeque<Flight>,
+    /// Its size as the kernel counts.
+    pub(super) len: usize,
+}
 
 pub(super) struct Node {
     pub(super) name: String,
@@ -131,12 +151,18 @@ pub(super) struct Node {
     /// The layout that the device names leaves by.
     pub(super) device_layout: Option<Layout>,
     pub(super) reports: Reports,
-    /// What waits in the socket of a stopped process, and its size as the kernel
-    /// counts.
-    pub(super) socket: VecDeque<Flight>,
-    pub(super) socket_len: usize,
+    /// Whether it joins the group that its server tells of.
+    pub(super) wants_group: bool,
+    /// What waits while it is stopped: by the group, and in all other sockets.
+    pub(super) group_socket: Waiting,
+    pub(super) socket: Waiting,
     /// When something is to be done here.
     pub(super) due: Time,
+}
+
+/// Address of the multicast group.
+pub(super) fn group_address() -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 1, 2, 3)), GROUP)
 }
 
 /// Every process has an address on one host: by default no others are let in.
@@ -174,6 +200,8 @@ impl Node {
                 judged: (0, 0, 0),
                 kept: None,
                 witness: Witness::default(),
+                hearing: Hearing::default(),
+                wakes: false,
                 excused: None,
                 #[cfg(test)]
                 bent: crate::sim::bent::Bent::default(),
@@ -181,8 +209,9 @@ impl Node {
             device: None,
             device_layout: None,
             reports: Reports::new(),
-            socket: VecDeque::new(),
-            socket_len: 0,
+            wants_group: false,
+            group_socket: Waiting::default(),
+            socket: Waiting::default(),
             due: Time::START,
         }
     }

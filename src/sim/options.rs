@@ -58,6 +58,13 @@ pub struct Faults {
     /// Power losses of servers and copies, without what was not written back: pages
     /// and sectors of it.
     pub power_losses: u64,
+    /// Share that a member does not get of what is sent to the group, where that is
+    /// more than it loses otherwise. Members are not alike.
+    pub group_loss: f64,
+    /// Times in which nothing comes to a member by the group, and all else does.
+    pub deaf: u64,
+    /// Datagrams to the group that are not of its view, or not from its server.
+    pub group_strangers: u64,
 }
 
 /// Everything about a run.
@@ -81,6 +88,9 @@ pub struct Options {
     pub relays: u32,
     /// Devices.
     pub devices: u32,
+    /// Share of replicas and relays that join the origin's multicast group; where it is
+    /// 0 the origin has none. A relay serves no group.
+    pub members: f64,
     /// The origin's tick, in milliseconds; 0 means that a period ends when what came is
     /// read.
     pub period_ms: u64,
@@ -121,6 +131,8 @@ pub struct Fixed {
     pub relays: Option<u32>,
     /// See [`Options::devices`].
     pub devices: Option<u32>,
+    /// See [`Options::members`].
+    pub members: Option<f64>,
 }
 
 impl Options {
@@ -131,6 +143,7 @@ impl Options {
         let mut options = Options::drawn(seed, time, &mut random);
         options.faults = Faults::drawn(&mut random);
         options.draw_more(&mut random);
+        options.draw_group(&mut random);
         options.fix(fixed);
         options
     }
@@ -148,6 +161,7 @@ impl Options {
             filtered: random.between(0, u64::from(clients / 2)) as u32,
             relays: random.between(0, 2) as u32,
             devices: random.between(0, 3) as u32,
+            members: 0.0,
             period_ms: random.pick(&[20, 50, 100, 250]),
             heartbeat_ms,
             lease_ms: random.pick(&[2_000, 5_000, 10_000]),
@@ -184,12 +198,37 @@ impl Options {
         self.faults.power_losses = mean_s(random, 20, 120);
     }
 
+    /// Draws whether there is a group, and what goes wrong with it: behind all else, too.
+    fn draw_group(&mut self, random: &mut Seeded) {
+        let is_there = random.chance(0.4);
+        let members = random.pick(&[0.4, 0.7, 1.0]);
+        self.members = if is_there { members } else { 0.0 };
+        let mean_s = |random: &mut Seeded, low: u64, high: u64| {
+            let drawn = random.between(low, high);
+            if random.chance(0.6) { drawn } else { 0 }
+        };
+        let drawn = random.between(0, 1_000) as f64 / 1_000.0;
+        self.faults.group_loss = if random.chance(0.6) { LOSS_MAX * drawn } else { 0.0 };
+        self.faults.deaf = mean_s(random, 5, 60);
+        self.faults.group_strangers = mean_s(random, 1, 20);
+    }
+
+    /// Whether the origin may have a multicast group.
+    pub(super) fn has_group(&self) -> bool {
+        self.members > 0.0
+    }
+
     fn fix(&mut self, fixed: &Fixed) {
         self.faults.loss = fixed.loss.unwrap_or(self.faults.loss);
         self.clients = fixed.clients.unwrap_or(self.clients).min(CLIENTS_MAX);
         self.leaves = fixed.leaves.unwrap_or(self.leaves).max(2);
         self.relays = fixed.relays.unwrap_or(self.relays).min(RELAYS_MAX);
         self.devices = fixed.devices.unwrap_or(self.devices).min(DEVICES_MAX);
+        self.members = fixed.members.unwrap_or(self.members).clamp(0.0, 1.0);
+        if !self.has_group() {
+            let Faults { group_loss, deaf, group_strangers, .. } = Faults::default();
+            self.faults = Faults { group_loss, deaf, group_strangers, ..self.faults.clone() };
+        }
         self.filtered = self.filtered.min(self.clients);
         self.parents = self.parents.min(self.leaves);
     }
@@ -204,7 +243,8 @@ const DEVICES_MAX: u32 = 10;
 /// Most processes of a run: a port names one of them and which run it is in.
 pub(super) const NODES_MAX: u16 = 128;
 
-const _: () = assert!(1 + CLIENTS_MAX + RELAYS_MAX + DEVICES_MAX <= NODES_MAX as u32);
+// The last number is left for strangers and the group.
+const _: () = assert!(1 + CLIENTS_MAX + RELAYS_MAX + DEVICES_MAX < NODES_MAX as u32);
 
 impl Faults {
     /// Each kind is there or not: faults hide one another, and some bugs need the
@@ -269,6 +309,7 @@ impl Options {
             filtered,
             relays,
             devices,
+            members,
             period_ms,
             heartbeat_ms,
             lease_ms,
@@ -304,7 +345,10 @@ impl Options {
             forged_leaves,
             growths,
             io_errors,
-            power_losses
+            power_losses,
+            group_loss,
+            deaf,
+            group_strangers
         ));
         all
     }
@@ -328,17 +372,38 @@ mod tests {
     }
 
     #[test]
+    fn some_runs_have_a_group_and_its_faults_and_the_others_have_neither() {
+        let drawn = |seed| Options::draw(seed, Duration::ZERO, &Fixed::default());
+        let (with, without): (Vec<_>, Vec<_>) = (0..200).map(drawn).partition(Options::has_group);
+        assert!((50..110).contains(&with.len()), "{} of 200", with.len());
+        let is_quiet = |faults: &Faults| {
+            faults.group_loss == 0.0 && faults.deaf == 0 && faults.group_strangers == 0
+        };
+        assert!(without.iter().all(|options| is_quiet(&options.faults)));
+        assert!(with.iter().any(|options| !is_quiet(&options.faults)));
+        // A group takes nothing from what else a seed draws.
+        let fixed = Fixed { members: Some(0.0), ..Fixed::default() };
+        let mut bare = Options::draw(with[0].seed, Duration::ZERO, &fixed);
+        bare.members = with[0].members;
+        let Faults { group_loss, deaf, group_strangers, .. } = with[0].faults;
+        bare.faults = Faults { group_loss, deaf, group_strangers, ..bare.faults };
+        assert_eq!(bare, with[0]);
+    }
+
+    #[test]
     fn every_fault_is_off_in_some_runs_and_on_in_others() {
-        let all: Vec<Faults> = (0..200)
-            .map(|seed| Options::draw(seed, Duration::ZERO, &Fixed::default()).faults)
-            .collect();
-        let kinds: [fn(&Faults) -> bool; 6] = [
+        let fixed = Fixed { members: Some(1.0), ..Fixed::default() };
+        let all: Vec<Faults> =
+            (0..200).map(|seed| Options::draw(seed, Duration::ZERO, &fixed).faults).collect();
+        let kinds: [fn(&Faults) -> bool; 8] = [
             |faults| faults.loss > 0.0,
             |faults| faults.corruption > 0.0,
             |faults| faults.partitions > 0,
             |faults| faults.older_files > 0,
             |faults| faults.stalls > 0,
             |faults| faults.unreachable,
+            |faults| faults.group_loss > 0.0,
+            |faults| faults.deaf > 0,
         ];
         for (index, kind) in kinds.into_iter().enumerate() {
             let on = all.iter().filter(|faults| kind(faults)).count();

@@ -7,6 +7,7 @@ use std::panic::catch_unwind;
 
 use crate::sim::checks::Broken;
 use crate::sim::checks::Counted;
+use crate::sim::network::HEARING;
 use crate::sim::network::SERVING;
 use crate::sim::node::Kind;
 use crate::sim::options::NODES_MAX;
@@ -164,6 +165,7 @@ impl World {
         let broken = self.checks.broken.clone()?;
         let name = |port: u16| match self.names.get(node_of(port)) {
             Some(name) if port / NODES_MAX == SERVING => format!("{name}:serving"),
+            Some(name) if port / NODES_MAX == HEARING => format!("{name}:group"),
             Some(name) => name.clone(),
             None => format!("stranger:{port}"),
         };

@@ -46,4 +46,13 @@ pub(super) enum Planted {
     /// Everything is asked for where the watermark would do.
     #[cfg(test)]
     AllAskedFor,
+    /// A member takes an EVENT or TICK of any view for one of its own.
+    #[cfg(test)]
+    ViewNotChecked,
+    /// A member that heard the group once says so for ever.
+    #[cfg(test)]
+    HeardForEver,
+    /// A server with members sends to the group alone.
+    #[cfg(test)]
+    OwnLeftOut,
 }

@@ -1,5 +1,6 @@
 //! Servers in the world: datagrams in, periods ended, everything sent looked at.
 
+use core::net::SocketAddr;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -10,19 +11,21 @@ use zerocopy::FromBytes;
 use crate::layout::Life;
 use crate::sim::leaves::Cell;
 use crate::sim::leaves::cell_of;
+use crate::sim::network::GROUP;
 use crate::sim::network::serving_port;
 use crate::sim::node::Kind;
 use crate::sim::node::address;
+use crate::sim::node::group_address;
+#[cfg(test)]
+use crate::sim::planted::Planted;
 use crate::sim::random::mac;
 use crate::sim::trace::node_of;
 use crate::sim::world::World;
 use crate::sync::Leaves;
 use crate::sync::Recipients;
 use crate::sync::Reports;
-use crate::sync::Role;
 use crate::sync::Server;
 use crate::sync::ServerConfig;
-use crate::sync::ServerEvent;
 use crate::sync::Time;
 use crate::sync::Transmit;
 use crate::wire;
@@ -30,6 +33,9 @@ use crate::wire::Datagram;
 use crate::wire::DatagramType;
 use crate::wire::Flags;
 use crate::wire::Header;
+
+/// Share of an origin's runs in which it has a group.
+const GROUP_SERVED: f64 = 0.85;
 
 /// What one mutation of a server brought.
 #[derive(Debug, Default)]
@@ -58,7 +64,7 @@ fn kind_of(bytes: &[u8]) -> Option<(Header, DatagramType)> {
 }
 
 impl World {
-    fn server_config(&self, kind: Kind) -> ServerConfig {
+    fn server_config(&self, kind: Kind, group: Option<SocketAddr>) -> ServerConfig {
         let options = &self.options;
         ServerConfig {
             period: Duration::from_millis(options.period_ms),
@@ -68,13 +74,18 @@ impl World {
             credit_max: options.credit_max,
             request_rate: options.request_rate,
             reports: if kind == Kind::Origin { Reports::Accept } else { Reports::Refuse },
+            group,
             ..ServerConfig::new(mac)
         }
     }
 
     /// Begins to serve the leaves that there are.
     pub(super) fn serve(&mut self, index: usize) {
-        let config = self.server_config(self.nodes[index].kind);
+        let kind = self.nodes[index].kind;
+        // Whoever runs it may do so without the group now and then.
+        let may_have = kind == Kind::Origin && self.options.has_group();
+        let has_group = may_have && self.random.chance(GROUP_SERVED);
+        let config = self.server_config(kind, has_group.then(group_address));
         let node = &mut self.nodes[index];
         let end = node.period_end();
         let random = Box::new(node.random.fork());
@@ -85,8 +96,10 @@ impl World {
         serving.source = Some(end.source);
         let has_length = self.options.period_ms > 0;
         serving.next_period = if has_length { self.now } else { Time(u64::MAX) };
+        serving.has_group = has_group;
         serving.views.clear();
-        serving.subscribers.clear();
+        serving.view_filters.clear();
+        serving.audience.clear();
         serving.cookied.clear();
         serving.proven.clear();
         serving.ends.push(*leaves.state());
@@ -122,7 +135,7 @@ impl World {
         server.rejoin_all(end, leaves);
         leaves.touched.clear();
         serving.ends.push(*leaves.state());
-        serving.subscribers.clear();
+        serving.audience.clear();
         self.drain_server(index);
     }
 
@@ -135,12 +148,20 @@ impl World {
         };
         let is_proven = node.serving.proven.contains(&from);
         server.handle_datagram(now, address(from), bytes, leaves);
+        node.serving.channel = kind_of(bytes).map_or(0, |(header, _)| header.channel.get());
         let steps = core::mem::take(&mut leaves.steps);
         if self.bury(index) {
             return;
         }
         self.checks.written(&steps);
         let sent = self.drain_server(index);
+        if let Ok((header, Datagram::Request(..))) = wire::decode(bytes) {
+            let serving = &mut self.nodes[index].serving;
+            let told = (header.life.get(), header.layout_hash.get());
+            if told == (serving.life.0, serving.layout_hash.0) {
+                serving.audience.asks(from, header);
+            }
+        }
         self.check_answers(index, from, bytes, is_proven, &sent);
     }
 
@@ -212,10 +233,10 @@ impl World {
         }
         let node = &mut self.nodes[index];
         let serving = &mut node.serving;
-        let subscribers = serving.subscribers.clone();
-        let sent = self.drain_server(index);
+        let filters = &self.filters;
         let filters: BTreeSet<Option<usize>> =
-            subscribers.into_iter().map(|port| self.filters[node_of(port)]).collect();
+            serving.audience.ports().map(|port| filters[node_of(port)]).collect();
+        let sent = self.drain_server(index);
         for filter in filters {
             let nothing = BTreeSet::new();
             let planned = sent.events.get(&filter).unwrap_or(&nothing);
@@ -265,7 +286,13 @@ impl World {
             }
         }
         while let Some(event) = server.poll_event() {
-            note(&mut node.serving.subscribers, event);
+            node.serving.audience.note(event, node.serving.channel);
+        }
+        #[cfg(test)]
+        if self.planted == Planted::OwnLeftOut {
+            let to_group =
+                outgoing.iter_mut().filter(|one: &&mut Outgoing| one.to.contains(&GROUP));
+            to_group.for_each(|one| one.to.retain(|port| *port == GROUP));
         }
         let mut sent = Sent::default();
         for one in outgoing {
@@ -294,15 +321,20 @@ impl World {
             DatagramType::Event => {
                 let (view, num) = (header.channel.get(), header.event_num.get());
                 self.checks.event(&self.names[index], &mut node.serving.views, view, num);
-                let filter = one.to.first().map(|port| self.filters[node_of(*port)]);
+                let filter = node.serving.view_filters.get(&view).filter(|_| !one.to.is_empty());
+                let filter = filter.copied();
+                self.look_at_recipients(index, view, &one.to);
                 let Ok((_, Datagram::Event(leaves))) = wire::decode(&one.bytes) else { return };
                 let ids = leaves.flatten().map(|leaf| leaf.data_loc_id().0);
                 if let Some(filter) = filter {
                     sent.events.entry(filter).or_default().extend(ids);
                 }
             }
-            DatagramType::Tick => {}
+            DatagramType::Tick => self.look_at_recipients(index, header.channel.get(), &one.to),
             _ => {
+                if let Ok((_, Datagram::Welcome(body, group))) = wire::decode(&one.bytes) {
+                    one.to.iter().for_each(|to| self.look_at_welcome(index, *to, body, group));
+                }
                 if let Ok((_, Datagram::Response(_, leaves))) = wire::decode(&one.bytes) {
                     let cells = leaves.flatten().map(|leaf| (leaf.data_loc_id().0, cell_of(&leaf)));
                     sent.repaired.extend(cells);
@@ -324,21 +356,15 @@ impl World {
         });
         for to in one.to {
             let path = (serving_port(index), to);
+            if to == GROUP {
+                let members = (0..self.nodes.len())
+                    .filter(|index| self.nodes[*index].following.hearing.is_member)
+                    .collect::<Vec<_>>();
+                let path = (path.0, &members[..]);
+                self.net.send_to_group(self.now, path, &one.bytes, told, &mut self.trace);
+                continue;
+            }
             self.net.send(self.now, path, one.bytes.clone(), told, &mut self.trace);
         }
-    }
-}
-
-fn note(subscribers: &mut BTreeSet<u16>, event: ServerEvent) {
-    match event {
-        ServerEvent::Joined { address, role: Role::Replica } => {
-            subscribers.insert(address.port());
-        }
-        ServerEvent::Joined { address, .. }
-        | ServerEvent::Left { address }
-        | ServerEvent::Expired { address } => {
-            subscribers.remove(&address.port());
-        }
-        _ => {}
     }
 }

@@ -20,6 +20,7 @@ use crate::sim::node::Doing;
 use crate::sim::node::FileFate;
 use crate::sim::node::Kind;
 use crate::sim::world::World;
+use crate::tree::GrowError;
 use crate::tree::mishap::Call;
 use crate::tree::mishap::injected;
 use crate::tree::state_checksum;
@@ -185,6 +186,12 @@ impl World {
             }
         }
     }
+}
+
+/// Whether a tree lies in another file now, all of which was written back: if the name was
+/// not, the file is there all the same.
+pub(super) fn has_another_file<T>(grown: &Result<T, GrowError>) -> bool {
+    matches!(grown, Ok(_) | Err(GrowError::Name(_)))
 }
 
 /// The state as another boot of the machine left it.

@@ -79,6 +79,7 @@ fn options(seed: u64, leaves: u32, clients: u32) -> Options {
         filtered: 0,
         relays: 0,
         devices: 0,
+        members: 0.0,
         period_ms: PERIOD_MS,
         heartbeat_ms: 250,
         lease_ms: 10_000,

@@ -274,6 +274,7 @@ impl World {
             return;
         }
         let Ok((request, _)) = RequestBody::read_from_prefix(body) else { return };
+        self.look_at_flags(index, Flags(header.flags.get()), request.leaf_count.get() == 0);
         if request.leaf_count.get() == 0 {
             return;
         }

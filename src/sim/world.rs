@@ -15,9 +15,11 @@ use crate::sim::checks::Checks;
 use crate::sim::leaves::SimLeaves;
 use crate::sim::network::Cargo;
 use crate::sim::network::Flight;
+use crate::sim::network::HEARING;
 use crate::sim::network::Network;
 use crate::sim::network::SERVING;
 use crate::sim::network::client_port;
+use crate::sim::network::hearing_port;
 use crate::sim::network::serving_port;
 use crate::sim::node::Doing;
 use crate::sim::node::FileFate;
@@ -29,6 +31,7 @@ use crate::sim::options::Options;
 use crate::sim::places::Layouts;
 use crate::sim::planted::Planted;
 use crate::sim::random::Seeded;
+use crate::sim::random::mix;
 use crate::sim::trace::Fate;
 use crate::sim::trace::Trace;
 use crate::sim::trace::node_of;
@@ -44,6 +47,9 @@ const TURNS_MAX: u32 = 100_000;
 
 /// Faults are drawn this often.
 pub(super) const FAULT_TICK: Duration = Duration::from_millis(250);
+
+/// Who joins the group is drawn from a source of its own.
+const MEMBERS: u64 = 0x67_726f_7570;
 
 /// What the kernel charges for a datagram in a socket beyond its bytes.
 const DATAGRAM_OVERHEAD: usize = 1_200;
@@ -118,6 +124,8 @@ impl World {
             turns: 0,
         };
         world.create();
+        let mut members = Seeded::new(mix(world.options.seed ^ MEMBERS));
+        world.draw_members(&mut members);
         Ok(world)
     }
 
@@ -243,12 +251,15 @@ impl World {
         let node = &mut self.nodes[index];
         node.doing = Doing::Runs;
         node.following.witness.wakes();
-        node.socket_len = 0;
-        let waiting = core::mem::take(&mut node.socket);
-        for flight in waiting {
+        node.following.wakes = true;
+        // What came by the group is read first (R49).
+        let by_group = core::mem::take(&mut node.group_socket);
+        let by_others = core::mem::take(&mut node.socket);
+        for flight in by_group.flights.into_iter().chain(by_others.flights) {
             self.hears(index, &flight);
         }
         self.timers(index);
+        self.nodes[index].following.wakes = false;
     }
 
     fn arrive(&mut self, flight: Flight) {
@@ -257,13 +268,16 @@ impl World {
         let path = (flight.from, flight.to);
         let is_there = match flight.to / NODES_MAX {
             SERVING => node.serving.server.is_some(),
+            HEARING => node.following.hearing.is_member && node.has_client(),
             _ => flight.to == client_port(index, node.run) && node.has_client(),
         };
+        let is_by_group = flight.to / NODES_MAX == HEARING;
+        let socket = if is_by_group { &mut node.group_socket } else { &mut node.socket };
         let fate = if !is_there {
             Fate::Nobody
         } else if !matches!(node.doing, Doing::Stopped { .. }) {
             Fate::Came
-        } else if node.socket_len < self.options.receive_buffer {
+        } else if socket.len < self.options.receive_buffer {
             Fate::Waits
         } else {
             Fate::Overflows
@@ -271,14 +285,16 @@ impl World {
         if let Cargo::Datagram { bytes, .. } = &flight.cargo {
             self.trace.datagram(self.now, path, fate, bytes);
             if fate == Fate::Waits {
-                node.socket_len += bytes.len() + DATAGRAM_OVERHEAD;
+                socket.len += bytes.len() + DATAGRAM_OVERHEAD;
             }
         }
         match fate {
+            // Of a group nobody is told that nobody listens.
+            Fate::Nobody if is_by_group => {}
             Fate::Nobody if matches!(flight.cargo, Cargo::Datagram { .. }) => {
                 self.net.tell_unreachable(self.now, flight.from, flight.to);
             }
-            Fate::Waits => node.socket.push_back(flight),
+            Fate::Waits => socket.flights.push_back(flight),
             Fate::Came => {
                 self.hears(index, &flight);
                 self.nodes[index].plan();
@@ -289,6 +305,9 @@ impl World {
 
     fn hears(&mut self, index: usize, flight: &Flight) {
         let is_for_server = flight.to == serving_port(index);
+        if flight.to == hearing_port(index) {
+            return self.member_hears(index, flight.from, &flight.cargo);
+        }
         match (&flight.cargo, self.nodes[index].kind) {
             (Cargo::Datagram { bytes, .. }, _) if is_for_server => {
                 self.server_hears(index, flight.from, bytes);

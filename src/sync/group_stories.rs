@@ -249,6 +249,28 @@ fn a_new_life_of_the_server_is_followed_and_heard_again() {
 }
 
 #[test]
+fn a_member_that_was_not_answered_for_long_comes_in_again() {
+    let mut world = world(9, 50, 1);
+    settle(&mut world);
+    world.run_for(SECOND);
+    // It hears a part of the EVENTs, and what it asks for is lost.
+    world.weather.loss = 1.0;
+    world.group_weather = Some(Weather { loss: 0.3, ..Weather::default() });
+    let mut rounds = 0;
+    while !saw(&world, 0, ClientEvent::Rejoining) && rounds < 300 {
+        write_rounds(&mut world, 1);
+        rounds += 1;
+    }
+    let counters = *world.copies[0].client.counters();
+    assert!(counters.rejoins == 1 && counters.requests_timed_out > 12, "{counters:?}");
+    (world.weather, world.group_weather) = (Weather::default(), None);
+    settle(&mut world);
+    world.run_for(SECOND);
+    assert_eq!(world.copies[0].client.counters().rejoins, 1, "a session is not given up at once");
+    assert_eq!(world.server.counters().group_joined, 2);
+}
+
+#[test]
 fn what_is_not_of_the_view_is_dropped_and_ends_nothing() {
     let mut world = world(7, 50, 1);
     settle(&mut world);

@@ -7,11 +7,14 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::layout::TreeRole;
+use crate::tree::grow::GrowError;
+use crate::tree::growth::Growth;
 use crate::tree::lock::LockedFile;
 pub(crate) use crate::tree::map::memory_file;
 use crate::tree::mapped::Tree;
 use crate::tree::open::OpenError;
 use crate::tree::open::OpenOptions;
+use crate::tree::plan::Layout;
 use crate::tree::recover::Damaged;
 use crate::tree::recover::Recovery;
 use crate::tree::redo_batch::RedoBatch;
@@ -48,6 +51,12 @@ pub(crate) fn create_log(tree: &mut Tree, half_len: u64) -> Result<(RedoLog, Fil
     let log = RedoLog::fill(memory.try_clone().map_err(file)?, tree, half_len)?;
     log.attach(tree, PathBuf::new());
     Ok((log, memory))
+}
+
+/// Lets a tree grow as one of this name does, wherever it lies itself.
+pub(crate) fn grow(tree: &mut Tree, layout: Layout, name: &Path) -> Result<Growth, GrowError> {
+    tree.path = Some(name.to_owned());
+    tree.grow(layout)
 }
 
 /// A bug: proof of a checkpoint that was not made.

@@ -43,7 +43,7 @@ pub(crate) struct ClientsArgs {
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Longer than any measurement.
-const LEASE: Duration = Duration::from_secs(3_600);
+pub(crate) const LEASE: Duration = Duration::from_secs(3_600);
 
 pub(crate) fn run(args: &ClientsArgs) -> anyhow::Result<Report> {
     let ClientsArgs { sessions, rate, seconds, common } = args;
@@ -58,15 +58,8 @@ pub(crate) fn run(args: &ClientsArgs) -> anyhow::Result<Report> {
     let mut world = World::start(common, serving)?;
     rest(common.warm_up)?;
     let before = resident()?;
-    let count = sessions.to_string();
-    let mut clients = world.spawn("sessions", &["--count", &count])?;
-    wait_for("every session is open", PATIENCE, || {
-        clients.check()?;
-        Ok(clients.with_said(|said| said.opened.is_some()))
-    })?;
-    let (begun, opened) = clients.with_said(|said| (said.started, said.opened));
-    let took = opened.zip(begun).map_or(0, |(opened, begun)| opened - begun);
-    report.add("opening all sessions", "ms", took as f64 / 1e6);
+    let (mut clients, took) = open_sessions(&world, *sessions)?;
+    report.add("opening all sessions", "ms", took.as_secs_f64() * 1e3);
     rest(PUBLISHED)?;
     let open = world.counters().value("server", "sessions").unwrap_or(0);
     report.add("sessions open", "sessions", open as f64);
@@ -80,6 +73,18 @@ pub(crate) fn run(args: &ClientsArgs) -> anyhow::Result<Report> {
     report.note("bare sessions read nothing: the kernel drops what their buffers cannot hold, which is cheaper than to queue it");
     report.note("memory is that of the server's process, sockets of the kernel not counted");
     Ok(report)
+}
+
+/// A process with so many sessions, all open, and how long they took.
+pub(crate) fn open_sessions(world: &World, count: u32) -> anyhow::Result<(Subscriber, Duration)> {
+    let mut clients = world.spawn("sessions", &["--count", &count.to_string()])?;
+    wait_for("every session is open", PATIENCE, || {
+        clients.check()?;
+        Ok(clients.with_said(|said| said.opened.is_some()))
+    })?;
+    let (begun, opened) = clients.with_said(|said| (said.started, said.opened));
+    let took = opened.zip(begun).map_or(0, |(opened, begun)| opened.saturating_sub(begun));
+    Ok((clients, Duration::from_nanos(took)))
 }
 
 /// From one quiet moment to the next, so that counters and time are of the same work.

@@ -1,6 +1,10 @@
 //! The changes: what the server's process writes, and when.
 
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
@@ -14,6 +18,7 @@ use mapleaf::runtime::FeedWriter;
 use mapleaf::runtime::Next;
 
 use crate::machine::now_ns;
+use crate::turns::Turns;
 
 /// Most changes of one call that is behind its rate: some 50 us.
 const BURST: u64 = 256;
@@ -34,29 +39,42 @@ pub(crate) enum Mode {
     Paced { rate: u64 },
     /// Leaves in an order that comes back to a leaf only after all others.
     InTurn { rate: u64 },
+    /// So many leaves at once, each another one, time and again.
+    Bursts { changes: u32, every: Duration },
 }
 
 /// What the measurement tells the feed, and hears of it.
 #[derive(Debug, Default)]
 pub(crate) struct Orders {
     mode: AtomicU8,
+    /// Of bursts: their changes, and the microseconds from one to the next.
     rate: AtomicU64,
+    every: AtomicU64,
     /// Rises with each order, so that a rate counts from it.
     number: AtomicU64,
     /// Changes are marked with it; 0 means that they are not timed.
     round: AtomicU32,
     updates: AtomicU64,
+    /// From one call of the feed to the next, when that is timed.
+    turns: Mutex<Option<Turns>>,
+    timed: AtomicBool,
 }
 
 impl Orders {
     pub(crate) fn set(&self, mode: Mode) {
+        let mut us = 0;
         let (code, rate) = match mode {
             Mode::Paused => (0, 0),
             Mode::Filling => (1, 0),
             Mode::Fast => (2, 0),
             Mode::Paced { rate } => (3, rate),
             Mode::InTurn { rate } => (4, rate),
+            Mode::Bursts { changes, every } => {
+                us = every.as_micros() as u64;
+                (5, changes.into())
+            }
         };
+        self.every.store(us, Ordering::Relaxed);
         self.rate.store(rate, Ordering::Relaxed);
         self.number.fetch_add(1, Ordering::Relaxed);
         self.mode.store(code, Ordering::Release);
@@ -70,6 +88,10 @@ impl Orders {
             2 => Mode::Fast,
             3 => Mode::Paced { rate },
             4 => Mode::InTurn { rate },
+            5 => Mode::Bursts {
+                changes: u32::try_from(rate).unwrap_or(u32::MAX),
+                every: Duration::from_micros(self.every.load(Ordering::Relaxed)),
+            },
             _ => Mode::Paused,
         }
     }
@@ -81,6 +103,22 @@ impl Orders {
     /// Changes made so far.
     pub(crate) fn updates(&self) -> u64 {
         self.updates.load(Ordering::Acquire)
+    }
+
+    /// Times the turns of the loop from now on.
+    pub(crate) fn time_turns(&self) {
+        *self.kept_turns() = Some(Turns::default());
+        self.timed.store(true, Ordering::Release);
+    }
+
+    /// The turns that were timed, which ends their timing.
+    pub(crate) fn turns(&self) -> Turns {
+        self.timed.store(false, Ordering::Release);
+        self.kept_turns().take().unwrap_or_default()
+    }
+
+    fn kept_turns(&self) -> MutexGuard<'_, Option<Turns>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts changes that somebody else makes.
@@ -146,14 +184,32 @@ pub(crate) struct Load {
     number: u64,
     begun: Instant,
     made: u64,
+    /// The burst under way: what is left of it, or when the next one is due.
+    left: u32,
+    next_burst: Instant,
 }
+
+/// From one leaf of a burst to the next: a prime, so that they lie anywhere in a tree
+/// and none comes twice.
+const STRIDE: u32 = 7_919;
 
 impl Load {
     pub(crate) fn new(orders: Arc<Orders>, batch: u32, size: u32) -> Load {
         let data = (0..size).map(|place| place as u8).collect();
         let random = Random(0x9e37_79b9_7f4a_7c15);
         let begun = Instant::now();
-        Load { orders, batch, data, random, next_leaf: 0, number: 0, begun, made: 0 }
+        Load {
+            orders,
+            batch,
+            data,
+            random,
+            next_leaf: 0,
+            number: 0,
+            begun,
+            made: 0,
+            left: 0,
+            next_burst: begun,
+        }
     }
 
     /// The tree is of the leaves that are written: nothing is refused.
@@ -173,14 +229,31 @@ impl Load {
         self.orders.note(count);
     }
 
-    fn write_in_turn(&mut self, writer: &mut FeedWriter<'_>, count: u64) {
+    fn write_in_turn(&mut self, writer: &mut FeedWriter<'_>, count: u64, stride: u32) {
         let leaves = writer.leaf_count();
         for _ in 0..count {
             let leaf = self.next_leaf % leaves;
-            self.next_leaf = (leaf + 1) % leaves;
+            self.next_leaf = (leaf + stride) % leaves;
             self.write(writer, leaf);
         }
         self.orders.note(count);
+    }
+
+    /// Some of a burst, so that a call is short. A burst that is late is not made up
+    /// for: a period has one.
+    fn write_burst(&mut self, writer: &mut FeedWriter<'_>, changes: u32, every: Duration) -> Next {
+        if self.left == 0 {
+            let now = Instant::now();
+            if now < self.next_burst {
+                return Next::At(self.next_burst);
+            }
+            self.left = changes;
+            self.next_burst = (self.next_burst + every).max(now);
+        }
+        let count = u64::from(self.left).min(BURST);
+        self.write_in_turn(writer, count, STRIDE);
+        self.left -= count as u32;
+        Next::Now
     }
 
     fn write_all(&mut self, writer: &mut FeedWriter<'_>) -> Next {
@@ -195,6 +268,15 @@ impl Load {
         self.next_leaf = 0;
         self.orders.set(Mode::Paused);
         Next::Woken
+    }
+
+    /// Notes that a turn of the loop has ended, if that is wanted.
+    fn note_turn(&mut self) {
+        if self.orders.timed.load(Ordering::Acquire)
+            && let Some(turns) = &mut *self.orders.kept_turns()
+        {
+            turns.note();
+        }
     }
 
     /// How many changes are due by now.
@@ -212,10 +294,12 @@ impl Load {
 
 impl Feed for Load {
     fn fill(&mut self, writer: &mut FeedWriter<'_>) -> Next {
+        self.note_turn();
         let number = self.orders.number.load(Ordering::Relaxed);
         let mode = self.orders.mode();
         if number != self.number {
             (self.number, self.begun, self.made) = (number, Instant::now(), 0);
+            (self.left, self.next_burst) = (0, self.begun);
         }
         match mode {
             Mode::Paused => return Next::Woken,
@@ -227,8 +311,9 @@ impl Feed for Load {
             },
             Mode::InTurn { rate } => match self.due(rate) {
                 0 => return self.next(rate),
-                due => self.write_in_turn(writer, due),
+                due => self.write_in_turn(writer, due, 1),
             },
+            Mode::Bursts { changes, every } => return self.write_burst(writer, changes, every),
         }
         Next::Now
     }
@@ -253,7 +338,8 @@ mod tests {
         let orders = Orders::default();
         assert_eq!(orders.mode(), Mode::Paused);
         let (rate, modes) = (5, [Mode::Filling, Mode::Fast]);
-        for mode in modes.into_iter().chain([Mode::Paced { rate }, Mode::InTurn { rate }]) {
+        let bursts = Mode::Bursts { changes: 7, every: Duration::from_millis(3) };
+        for mode in modes.into_iter().chain([Mode::Paced { rate }, Mode::InTurn { rate }, bursts]) {
             orders.set(mode);
             assert_eq!(orders.mode(), mode);
         }

@@ -2,10 +2,12 @@
 
 use std::fmt::Write as _;
 
+use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
 use crate::machine;
+use crate::series::Series;
 
 /// One figure of several measurements.
 #[derive(Clone, Debug)]
@@ -15,13 +17,54 @@ struct Figure {
     values: Vec<f64>,
 }
 
+/// Figures by name, in the order in which they came.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Figures(Vec<Figure>);
+
+impl Figures {
+    /// Adds one measurement of a figure.
+    pub(crate) fn add(&mut self, name: &str, unit: &'static str, value: f64) {
+        match self.0.iter_mut().find(|figure| figure.name == name) {
+            Some(figure) => figure.values.push(value),
+            None => self.0.push(Figure { name: name.to_owned(), unit, values: vec![value] }),
+        }
+    }
+
+    /// Each with its unit, its median, its bounds and all its values.
+    pub(crate) fn json(&self) -> Map<String, Value> {
+        let tell = |figure: &Figure| {
+            let (min, max) = bounds(&figure.values);
+            let told = json!({
+                "unit": figure.unit,
+                "median": median(&figure.values),
+                "min": min,
+                "max": max,
+                "values": figure.values,
+            });
+            (figure.name.clone(), told)
+        };
+        self.0.iter().map(tell).collect()
+    }
+
+    fn table(&self, text: &mut String) {
+        let width = self.0.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
+        line(text, width, ("figure", "median", "min", "max"), "unit");
+        for Figure { name, unit, values } in &self.0 {
+            let (min, max) = bounds(values);
+            let told = [median(values), min, max].map(number);
+            line(text, width, (name, &told[0], &told[1], &told[2]), unit);
+        }
+    }
+}
+
 /// All figures of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     command: &'static str,
     machine: Value,
     options: Value,
-    figures: Vec<Figure>,
+    figures: Figures,
+    series: Vec<Series>,
     notes: Vec<String>,
 }
 
@@ -32,17 +75,18 @@ impl Report {
         if cfg!(debug_assertions) {
             notes.push("not a release build: these are no figures of speed".to_owned());
         }
-        Report { command, machine: machine::describe(), options, figures: Vec::new(), notes }
+        let (machine, figures) = (machine::describe(), Figures::default());
+        Report { command, machine, options, figures, series: Vec::new(), notes }
     }
 
     /// Adds one measurement of a figure.
     pub(crate) fn add(&mut self, name: &str, unit: &'static str, value: f64) {
-        match self.figures.iter_mut().find(|figure| figure.name == name) {
-            Some(figure) => figure.values.push(value),
-            None => {
-                self.figures.push(Figure { name: name.to_owned(), unit, values: vec![value] });
-            }
-        }
+        self.figures.add(name, unit, value);
+    }
+
+    /// Adds curves.
+    pub(crate) fn add_series(&mut self, series: Series) {
+        self.series.push(series);
     }
 
     /// Adds a sentence that a reader of the figures has to know.
@@ -52,35 +96,29 @@ impl Report {
 
     /// The median of a figure.
     pub(crate) fn median(&self, name: &str) -> Option<f64> {
-        self.figures.iter().find(|figure| figure.name == name).map(|figure| median(&figure.values))
+        let found = self.figures.0.iter().find(|figure| figure.name == name);
+        found.map(|figure| median(&figure.values))
     }
 
     /// One object.
     pub(crate) fn json(&self) -> Value {
-        let figures = self.figures.iter().map(|figure| {
-            let (min, max) = bounds(&figure.values);
-            let told = json!({
-                "unit": figure.unit,
-                "median": median(&figure.values),
-                "min": min,
-                "max": max,
-                "values": figure.values,
-            });
-            (figure.name.clone(), told)
-        });
+        let series = self.series.iter().map(|series| (series.name().to_owned(), series.json()));
         json!({
             "tool": "mapleaf-load",
             "command": self.command,
             "version": env!("CARGO_PKG_VERSION"),
+            "commit": machine::commit(),
             "build": if cfg!(debug_assertions) { "debug" } else { "release" },
             "machine": self.machine,
+            "load_average_at_end": machine::load_average(),
             "options": self.options,
-            "figures": figures.collect::<serde_json::Map<_, _>>(),
+            "figures": self.figures.json(),
+            "series": series.collect::<Map<_, _>>(),
             "notes": self.notes,
         })
     }
 
-    /// One line a figure.
+    /// One line a figure, then the curves.
     pub(crate) fn table(&self) -> String {
         let machine = &self.machine;
         let mut text = format!(
@@ -92,14 +130,11 @@ impl Report {
             machine["kernel"].as_str().unwrap_or("unknown"),
             self.options,
         );
-        let width = self.figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
-        let head = ("figure", "median", "min", "max");
-        line(&mut text, width, head, "unit");
-        for Figure { name, unit, values } in &self.figures {
-            let (min, max) = bounds(values);
-            let told = [median(values), min, max].map(number);
-            line(&mut text, width, (name, &told[0], &told[1], &told[2]), unit);
+        if !self.figures.0.is_empty() {
+            self.figures.table(&mut text);
         }
+        let tables: Vec<_> = self.series.iter().map(Series::table).collect();
+        text.push_str(&tables.join("\n"));
         for note in &self.notes {
             let _ = writeln!(text, "\nNote: {note}.");
         }
@@ -114,7 +149,7 @@ fn line(text: &mut String, width: usize, cells: (&str, &str, &str, &str), unit: 
 }
 
 /// Whole numbers as such, small ones with three digits behind the point.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value.abs() >= 100.0 || value.fract() == 0.0 {
         format!("{value:.0}")
     } else {

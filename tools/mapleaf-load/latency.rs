@@ -16,11 +16,11 @@ use crate::machine::now_ns;
 use crate::machine::rest;
 use crate::options::Common;
 use crate::parse;
-use crate::proxy::Proxy;
-use crate::proxy::Weather;
+use crate::world::Said;
 use crate::world::Serving;
 use crate::world::Subscriber;
 use crate::world::World;
+use crate::world::lose;
 use crate::world::settle;
 
 #[derive(Clone, Debug, Args)]
@@ -30,7 +30,7 @@ pub(crate) struct LatencyArgs {
         value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     rate: u64,
     /// Subscribers, each a process
-    #[arg(long, default_value_t = 1, value_name = "COUNT",
+    #[arg(long, visible_alias = "replicas", default_value_t = 1, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=64))]
     subscribers: u32,
     /// Share of datagrams that is lost, both ways
@@ -57,21 +57,11 @@ pub(crate) fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
     }));
     let mut report = Report::new("latency", options);
     let mut world = World::start(common, Serving::default())?;
-    let proxy = match *loss > 0.0 {
-        true => {
-            let weather = Weather { loss: *loss, duplicate: 0.0, reorder: 0.0, seed: 1 };
-            Some(Proxy::start(world.address, weather)?)
-        }
-        false => None,
-    };
-    let address = proxy.as_ref().map_or(world.address, Proxy::address);
-    let all: anyhow::Result<Vec<_>> = (0..*subscribers)
-        .map(|number| world.subscribe(&format!("replica-{number}"), address, &["--watch"]))
-        .collect();
-    let mut all = all?;
-    settle(&all)?;
+    let mut all = world.subscribe_all(*subscribers, &["--watch"])?;
+    lose(&mut all, *loss)?;
     let outcome = rounds(args, &world, &mut report);
     world.order(Mode::Paused);
+    lose(&mut all, 0.0)?;
     outcome?;
     settle(&all)?;
     let said = all.iter_mut().map(Subscriber::end).collect::<anyhow::Result<Vec<_>>>()?;
@@ -82,10 +72,9 @@ pub(crate) fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
     }
     let lost: u64 = said.iter().map(|said| said.counter("client.events_lost")).sum();
     report.add("EVENTs lost", "datagrams", lost as f64);
-    if let Some(proxy) = &proxy {
-        let passed = proxy.passed();
-        report.add("datagrams dropped on purpose", "datagrams", passed.dropped as f64);
-        report.note("loss is made by threads that hand datagrams on, which takes time itself");
+    if *loss > 0.0 {
+        let dropped: u64 = said.iter().map(Said::dropped).sum();
+        report.add("datagrams dropped on purpose", "datagrams", dropped as f64);
     }
     world.end()?;
     world.verify(all.iter().map(Subscriber::file))?;

@@ -1,6 +1,8 @@
 //! What this machine is, what time it is, and what processes have used of it.
 
 use std::fs;
+use std::process::Command;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
@@ -33,13 +35,30 @@ pub(crate) fn describe() -> Value {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
-    let load = read("/proc/loadavg");
     json!({
         "cpu": model.unwrap_or("unknown"),
         "cores": thread::available_parallelism().map_or(0, usize::from),
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
-        "load_average": load.split(' ').next().and_then(|load| load.parse::<f64>().ok()),
+        "load_average": load_average(),
     })
+}
+
+/// Processes that wanted a processor in the last minute, on average.
+pub(crate) fn load_average() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+/// What the sources were built from: as the builder said it in `MAPLEAF_COMMIT`, or what
+/// is checked out where they were, if that is still there.
+pub(crate) fn commit() -> Option<String> {
+    if let Some(commit) = option_env!("MAPLEAF_COMMIT") {
+        return Some(commit.to_owned());
+    }
+    let mut git = Command::new("git");
+    git.args(["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty", "--abbrev=12"]);
+    let told = git.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let told = told.status.success().then(|| String::from_utf8(told.stdout).ok())??;
+    Some(told.trim().to_owned())
 }
 
 /// Processor seconds that this process and others have used since they began.
@@ -57,12 +76,45 @@ fn ticks_of(stat: &str) -> Option<u64> {
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
+/// Processor seconds of the thread of this process that has this name.
+pub(crate) fn thread_seconds(name: &str) -> anyhow::Result<f64> {
+    for task in fs::read_dir("/proc/self/task").context("cannot read /proc")? {
+        let task = task?.path();
+        let is_it = fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name);
+        if is_it {
+            // The first number is the time on a processor, in nanoseconds.
+            let told = fs::read_to_string(task.join("schedstat"));
+            let told = told.context("the kernel keeps no schedstat of threads")?;
+            let ns = told.split(' ').next().and_then(|ns| ns.parse::<u64>().ok());
+            return Ok(ns.context("schedstat without a number")? as f64 / 1e9);
+        }
+    }
+    bail!("no thread is called {name}")
+}
+
+/// Bytes of pages of files that this process made dirty: what it caused to be written.
+/// Memory has no such count.
+pub(crate) fn written_by_this_process() -> Option<u64> {
+    let io = fs::read_to_string("/proc/self/io").ok()?;
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: "))?.parse().ok()
+}
+
 /// Bytes of memory of this process that are resident.
 pub(crate) fn resident() -> anyhow::Result<u64> {
+    status("VmRSS:")
+}
+
+/// The same, without what is mapped from files.
+pub(crate) fn private_memory() -> anyhow::Result<u64> {
+    status("RssAnon:")
+}
+
+/// Bytes that a line of this process's status tells.
+fn status(name: &str) -> anyhow::Result<u64> {
     let status = fs::read_to_string("/proc/self/status").context("cannot read /proc")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    Ok(kib.context("no VmRSS in /proc/self/status")? * 1024)
+    Ok(kib.with_context(|| format!("no {name} in /proc/self/status"))? * 1024)
 }
 
 fn interrupted() -> &'static Arc<AtomicBool> {
@@ -128,11 +180,22 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_is_found_by_its_name() {
+        let work = || {
+            let before = thread_seconds("works").unwrap();
+            while thread_seconds("works").unwrap() <= before {}
+        };
+        thread::Builder::new().name("works".to_owned()).spawn(work).unwrap().join().unwrap();
+        assert!(thread_seconds("rests").is_err());
+    }
+
+    #[test]
     fn work_costs_time_and_memory() {
         let before = cpu_seconds([]);
         let end = Instant::now() + Duration::from_millis(60);
         while Instant::now() < end || cpu_seconds([]) <= before {}
         assert!(resident().unwrap() > 100_000);
+        assert!((10_000..resident().unwrap()).contains(&private_memory().unwrap()));
         assert!(now_ns() > 0 && now_ns() <= now_ns());
     }
 }

@@ -7,8 +7,12 @@
 //! each figure means.
 
 mod clients;
+mod disk;
+#[path = "../ending.rs"]
+mod ending;
 mod feed;
 mod figures;
+mod growth;
 mod join;
 mod latency;
 mod limit;
@@ -17,13 +21,13 @@ mod options;
 #[path = "../../src/cli/parse.rs"]
 #[allow(dead_code)]
 mod parse;
-#[path = "../../src/cli/proxy.rs"]
-#[allow(dead_code)]
-mod proxy;
+mod point;
 mod repair;
+mod series;
 mod sessions;
 mod subscriber;
 mod throughput;
+mod turns;
 #[path = "../../src/cli/words.rs"]
 #[allow(dead_code)]
 mod words;
@@ -35,11 +39,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
-use clap::error::ErrorKind;
 
+use crate::ending::explain;
 use crate::figures::Report;
-use crate::words::causes;
-use crate::words::usage_line;
 
 /// Measure mapleaf on this machine, over loopback
 #[derive(Debug, Parser)]
@@ -55,7 +57,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Update random leaves as fast as it goes, and count what subscribers apply
-    #[command(after_help = "Example:\n  mapleaf-load throughput --batch 64 --no-conflation")]
+    #[command(after_help = "Examples:\n  mapleaf-load throughput --batch 64 --no-conflation\n  \
+        mapleaf-load throughput --loss 0.01")]
     Throughput(throughput::ThroughputArgs),
     /// The same with many subscribers
     #[command(after_help = "Example:\n  mapleaf-load fan-out --subscribers 64")]
@@ -72,6 +75,15 @@ enum Command {
     /// Open bare sessions, and see what each costs the server
     #[command(after_help = "Example:\n  mapleaf-load clients --sessions 10000")]
     Clients(clients::ClientsArgs),
+    /// See what leaves, changes, sessions and sizes cost as they grow
+    #[command(after_help = "Example:\n  mapleaf-load growth --quick")]
+    Growth(growth::GrowthArgs),
+    /// Update a tree on a disk and one in memory, and see how long what takes
+    #[command(after_help = "Example:\n  mapleaf-load disk --dir /var/tmp --dir /dev/shm")]
+    Disk(disk::DiskArgs),
+    /// A point of growth: one process of a measurement
+    #[command(hide = true)]
+    Point(point::PointArgs),
     /// A subscriber: one process of a measurement
     #[command(hide = true)]
     Subscriber(subscriber::SubscriberArgs),
@@ -80,13 +92,10 @@ enum Command {
     Sessions(sessions::SessionsArgs),
 }
 
-/// Exit status of usage errors and of trouble.
-const TROUBLE: u8 = 2;
-
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => explain(&error),
+        Err(error) => explain("mapleaf-load", &error),
     }
 }
 
@@ -94,6 +103,7 @@ fn run() -> anyhow::Result<()> {
     let (report, json) = match Cli::try_parse()?.command {
         Command::Subscriber(args) => return subscriber::run(args),
         Command::Sessions(args) => return sessions::run(&args),
+        Command::Point(args) => return point::run(&args),
         Command::Throughput(throughput::ThroughputArgs { subscribers, load }) => {
             (throughput::run("throughput", &load, subscribers)?, load.common.json)
         }
@@ -104,6 +114,8 @@ fn run() -> anyhow::Result<()> {
         Command::LateJoin(args) => (join::run(&args)?, args.common.json),
         Command::Repair(args) => (repair::run(&args)?, args.common.json),
         Command::Clients(args) => (clients::run(&args)?, args.common.json),
+        Command::Disk(args) => (disk::run(&args)?, args.json),
+        Command::Growth(args) => (growth::run(&args)?, args.json),
     };
     print(&report, json)
 }
@@ -118,38 +130,6 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// Says what went wrong, in one line.
-fn explain(error: &anyhow::Error) -> ExitCode {
-    match error.downcast_ref::<clap::Error>() {
-        Some(error) => explain_usage(error),
-        None => {
-            word(&format!("mapleaf-load: {}", causes(error)));
-            ExitCode::from(TROUBLE)
-        }
-    }
-}
-
-/// Help and version are data; everything else that clap says is one line.
-fn explain_usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        return match error.print() {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(TROUBLE),
-            _ => ExitCode::SUCCESS,
-        };
-    }
-    match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => word(&error.render().to_string()),
-        _ => word(&format!("mapleaf-load: {}", usage_line(error))),
-    }
-    ExitCode::from(TROUBLE)
-}
-
-/// Writes one line of words to stderr.
-fn word(line: &str) {
-    // Nobody is left to be told when stderr is closed.
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -157,19 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_of_flags_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn each_command_has_an_example_and_each_option_a_sentence() {
-        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
-            let name = command.get_name();
-            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(example.contains(&format!("mapleaf-load {name}")), "{name} has no example");
-            for arg in command.get_arguments() {
-                assert!(arg.get_help().is_some(), "{name}: {} has no help", arg.get_id());
-            }
-        }
+    fn the_table_of_flags_is_sound_and_explained() {
+        ending::assert_explained(Cli::command());
     }
 }

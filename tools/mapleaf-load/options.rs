@@ -57,11 +57,18 @@ pub(crate) struct Common {
 /// Data holds a moment and a round.
 const SIZE_MIN: u32 = 16;
 
-fn data_size(text: &str) -> Result<u32, String> {
+/// Bytes of Data of a leaf.
+pub(crate) fn data_size(text: &str) -> Result<u32, String> {
     match parse::size_u32(text)? {
         size if size >= SIZE_MIN => Ok(size),
         size => Err(format!("wanted {SIZE_MIN} bytes or more, found {size}")),
     }
+}
+
+/// A folder that lies in memory, if there is one.
+pub(crate) fn in_memory() -> PathBuf {
+    let shared = PathBuf::from("/dev/shm");
+    if shared.is_dir() { shared } else { std::env::temp_dir() }
 }
 
 impl Common {
@@ -71,9 +78,7 @@ impl Common {
 
     /// Where the trees lie: in memory, unless the disk is asked for.
     pub(crate) fn folder(&self) -> PathBuf {
-        let shared = PathBuf::from("/dev/shm");
-        let default = if shared.is_dir() { shared } else { std::env::temp_dir() };
-        self.dir.clone().unwrap_or(default)
+        self.dir.clone().unwrap_or_else(in_memory)
     }
 
     /// What was asked for, with the options of one command beside.

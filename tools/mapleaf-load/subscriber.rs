@@ -1,12 +1,12 @@
 //! A subscriber: a process with a replica, which says as JSON lines how far it is.
 //!
 //! The same program, started by itself. It ends when its stdin does: a measurement that
-//! is killed leaves none behind. Lines are `start`, `at` (as soon as it is, or is not any
+//! is killed leaves none behind. A line of stdin is the share of datagrams that it loses
+//! from then on. Lines that it says are `start`, `at` (as soon as it is, or is not any
 //! more, equal to the server, and with `applied` some ten times a second) and `end`.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -21,6 +21,7 @@ use serde_json::json;
 use mapleaf::layout::DataLocId;
 use mapleaf::runtime::Changes;
 use mapleaf::runtime::Control;
+use mapleaf::runtime::Loss;
 use mapleaf::runtime::MirrorObserver;
 use mapleaf::runtime::MirrorOptions;
 use mapleaf::runtime::MirrorStatus;
@@ -31,10 +32,7 @@ use mapleaf::tree::Tree;
 
 use crate::feed::marked;
 use crate::machine::now_ns;
-
-/// Latencies are kept from a nanosecond to a minute, to a tenth of a percent.
-const LATENCY_MAX: u64 = 60_000_000_000;
-const DIGITS: u8 = 3;
+use crate::turns::time_histogram;
 
 /// What a subscriber is told.
 #[derive(Clone, Debug, Args)]
@@ -57,19 +55,25 @@ pub(crate) struct SubscriberArgs {
     /// Spin instead of sleeping
     #[arg(long)]
     pub(crate) busy_poll: bool,
+    /// Which datagrams are lost when some are
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 /// Keeps the replica until stdin ends.
 pub(crate) fn run(args: SubscriberArgs) -> anyhow::Result<()> {
     let control = Control::new()?;
     let stop = control.stop_handle();
+    let loss = Loss::new(0.0, args.seed);
+    let told = loss.clone();
     thread::spawn(move || {
-        let mut byte = [0];
-        while matches!(io::stdin().read(&mut byte), Ok(count) if count > 0) {}
+        let lines = io::stdin().lines().map_while(Result::ok);
+        lines.filter_map(|line| line.parse().ok()).for_each(|share| told.set(share));
         stop.stop();
     });
     let mut options = MirrorOptions::new(args.server);
     options.file = Some(args.file);
+    options.loss = Some(loss.clone());
     options.waiting = if args.busy_poll { Waiting::Spin } else { Waiting::Sleep };
     options.until = match args.until_synced {
         true => MirrorUntil::InSync,
@@ -84,7 +88,8 @@ pub(crate) fn run(args: SubscriberArgs) -> anyhow::Result<()> {
     let counters: serde_json::Map<String, Value> = counters
         .map(|counter| (format!("{}.{}", counter.part, counter.name), counter.value.into()))
         .collect();
-    say(&json!({"line": "end", "counters": counters, "rounds": watcher.rounds()}));
+    let (dropped, rounds) = (loss.dropped(), watcher.rounds());
+    say(&json!({"line": "end", "counters": counters, "dropped": dropped, "rounds": rounds}));
     Ok(())
 }
 
@@ -154,9 +159,7 @@ impl Watcher {
 
     fn time(&mut self, (moment, round): (u64, u32)) {
         let now = now_ns();
-        let latencies = self.latencies.entry(round).or_insert_with(|| {
-            Histogram::new_with_max(LATENCY_MAX, DIGITS).expect("the bounds are sound")
-        });
+        let latencies = self.latencies.entry(round).or_insert_with(time_histogram);
         latencies.saturating_record(now.saturating_sub(moment).max(1));
         self.newest = self.newest.max(moment);
         if now - self.said > self.line_interval {

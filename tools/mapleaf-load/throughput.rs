@@ -26,9 +26,11 @@ use crate::machine::now_ns;
 use crate::machine::rest;
 use crate::options::Common;
 use crate::parse;
+use crate::world::Said;
 use crate::world::Serving;
 use crate::world::Subscriber;
 use crate::world::World;
+use crate::world::lose;
 use crate::world::settle;
 
 /// Where changes come from.
@@ -53,6 +55,10 @@ pub(crate) struct LoadArgs {
     /// Where changes come from
     #[arg(long, value_enum, default_value_t = Source::Feed)]
     pub(crate) source: Source,
+    /// Share of datagrams that each subscriber loses, both ways, in every other time
+    /// that is measured
+    #[arg(long, default_value = "0", value_name = "SHARE", value_parser = parse::loss)]
+    pub(crate) loss: f64,
     /// Search the highest rate at which every change is applied everywhere, too
     #[arg(long)]
     pub(crate) no_conflation: bool,
@@ -63,7 +69,7 @@ pub(crate) struct LoadArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ThroughputArgs {
     /// Subscribers, each a process
-    #[arg(long, default_value_t = 1, value_name = "COUNT",
+    #[arg(long, visible_alias = "replicas", default_value_t = 1, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(crate) subscribers: u32,
     #[command(flatten)]
@@ -73,7 +79,7 @@ pub(crate) struct ThroughputArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FanOutArgs {
     /// Subscribers, each a process
-    #[arg(long, default_value_t = 8, value_name = "COUNT",
+    #[arg(long, visible_alias = "replicas", default_value_t = 8, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=512))]
     pub(crate) subscribers: u32,
     #[command(flatten)]
@@ -92,6 +98,7 @@ pub(crate) fn run(
     let options = load.common.told(json!({
         "subscribers": subscribers,
         "batch": load.batch,
+        "loss": load.loss,
         "seconds": load.seconds.as_secs_f64(),
         "source": source,
     }));
@@ -105,8 +112,9 @@ pub(crate) fn run(
     if load.no_conflation {
         search(load, &world, &all, &mut report)?;
     }
-    for one in &mut all {
-        one.end()?;
+    let said = all.iter_mut().map(Subscriber::end).collect::<anyhow::Result<Vec<_>>>()?;
+    if load.loss > 0.0 {
+        add_lost(&said, &mut report);
     }
     let counters = world.end()?;
     world.verify(all.iter().map(Subscriber::file))?;
@@ -147,14 +155,24 @@ fn measure(
         }
     })?;
     settle(all)?;
+    let mut last = [None; 2];
     for window in windows {
-        window.add(all, report);
+        let applied = window.add(all, report);
+        last[usize::from(window.lossy)] = Some(applied);
+        if let [Some(calm), Some(lossy)] = last {
+            report.add("share kept with loss", "%", 100.0 * lossy / calm.max(1.0));
+            last = [None; 2];
+        }
     }
     Ok(())
 }
 
+/// Long enough that what was under way when the loss changed is over: some repairs.
+const CHANGED: Duration = Duration::from_millis(300);
+
 /// What was true when a time that is measured began and ended.
 struct Window {
+    lossy: bool,
     t: [u64; 2],
     updates: u64,
     cpu: f64,
@@ -170,22 +188,38 @@ fn windows(
     let ids: Vec<u32> = all.iter().map(Subscriber::id).collect();
     let look = || (now_ns(), world.orders().updates(), cpu_seconds(ids.iter().copied()));
     let mut windows = Vec::new();
-    for _ in 0..load.common.repetitions {
+    for lossy in order(load) {
+        if load.loss > 0.0 {
+            lose(all, if lossy { load.loss } else { 0.0 })?;
+            rest(CHANGED)?;
+        }
         let (begin, updates_before, cpu_before) = look();
         rest(load.seconds)?;
         let (end, updates, cpu) = look();
         let (updates, cpu) = (updates - updates_before, cpu - cpu_before);
-        windows.push(Window { t: [begin, end], updates, cpu });
+        windows.push(Window { lossy, t: [begin, end], updates, cpu });
         all.iter_mut().try_for_each(Subscriber::check)?;
         if device.is_some_and(ScopedJoinHandle::is_finished) {
             break;
         }
     }
+    lose(all, 0.0)?;
     Ok(windows)
 }
 
+/// The times that are measured, without loss (false) and with: in pairs, each pair the
+/// other way round than the one before, so that what drifts harms both alike.
+fn order(load: &LoadArgs) -> Vec<bool> {
+    let pairs = 0..load.common.repetitions;
+    match load.loss > 0.0 {
+        true => pairs.flat_map(|pair| [pair % 2 > 0, pair % 2 == 0]).collect(),
+        false => pairs.map(|_| false).collect(),
+    }
+}
+
 impl Window {
-    fn add(&self, all: &[Subscriber], report: &mut Report) {
+    /// Adds its figures, and gives how many values a second were applied.
+    fn add(&self, all: &[Subscriber], report: &mut Report) -> f64 {
         let [begin, end] = self.t;
         let seconds = (end - begin) as f64 / 1e9;
         let applied: Vec<f64> = all
@@ -193,15 +227,32 @@ impl Window {
             .map(|one| one.with_said(|said| said.applied_at(end) - said.applied_at(begin)))
             .collect();
         let (least, most) = bounds(&applied);
-        report.add("applied at each", "values/s", median(&applied) / seconds);
+        let mut add = |name: &str, unit, value| match self.lossy {
+            true => report.add(&format!("{name}, with loss"), unit, value),
+            false => report.add(name, unit, value),
+        };
+        add("applied at each", "values/s", median(&applied) / seconds);
         if all.len() > 1 {
-            report.add("applied, slowest subscriber", "values/s", least / seconds);
-            report.add("applied, fastest subscriber", "values/s", most / seconds);
+            add("applied, slowest subscriber", "values/s", least / seconds);
+            add("applied, fastest subscriber", "values/s", most / seconds);
         }
-        report.add("changes made", "changes/s", self.updates as f64 / seconds);
+        add("changes made", "changes/s", self.updates as f64 / seconds);
         let total: f64 = applied.iter().sum();
-        report.add("processor per million applied", "s", self.cpu / (total / 1e6).max(1e-6));
+        add("processor per million applied", "s", self.cpu / (total / 1e6).max(1e-6));
+        median(&applied) / seconds
     }
+}
+
+/// Adds what was lost, and how it was repaired.
+fn add_lost(said: &[Said], report: &mut Report) {
+    let sum = |name| said.iter().map(|said| said.counter(name)).sum::<u64>() as f64;
+    let dropped: u64 = said.iter().map(Said::dropped).sum();
+    report.add("datagrams dropped on purpose", "datagrams", dropped as f64);
+    report.add("EVENTs lost", "datagrams", sum("client.events_lost"));
+    report.add("REQUESTs", "datagrams", sum("client.requests"));
+    report.add("messages that found a full queue", "messages", sum("socket.queue_drops"));
+    report
+        .note("times with and without loss alternate in one run; each share is of two neighbours");
 }
 
 /// A device that reports random leaves until it is over.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
@@ -57,6 +58,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// After this what a loop counts is published: it does so every second.
 pub(crate) const PUBLISHED: Duration = Duration::from_millis(1_100);
 
+/// Name of the thread in which the server runs.
+pub(crate) const SERVER_THREAD: &str = "server";
+
 /// What of the server is not its tree's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Serving {
@@ -94,7 +98,7 @@ impl World {
         let folder = tempfile::Builder::new().prefix("mapleaf-load-").tempdir_in(&within);
         let folder = folder.with_context(|| format!("no folder in {}", within.display()))?;
         let tree = folder.path().join("server");
-        create(common, &tree)?;
+        create(common, &tree)?.close()?;
         let orders = Arc::<Orders>::default();
         let load = Load::new(Arc::clone(&orders), serving.batch, common.size);
         let mut options = ServeOptions::new(&tree);
@@ -112,7 +116,7 @@ impl World {
         options.live.store(Arc::new(config));
         let control = Control::new()?;
         let (waker, board, stop) = (control.waker(), control.board(), control.stop_handle());
-        let server = thread::Builder::new().name("server".to_owned());
+        let server = thread::Builder::new().name(SERVER_THREAD.to_owned());
         let server = server.spawn(move || serve(options, control))?;
         let Ok(address) = told.recv() else {
             let ended = server.join().map_err(|_| anyhow::anyhow!("the server panicked"))?;
@@ -170,10 +174,13 @@ impl World {
         count: u32,
         flags: &[&str],
     ) -> anyhow::Result<Vec<Subscriber>> {
-        let all: anyhow::Result<Vec<_>> = (0..count)
-            .map(|number| self.subscribe(&format!("replica-{number}"), self.address, flags))
-            .collect();
-        let all = all?;
+        let start = |number: u32| {
+            // Each loses datagrams of its own, when it does.
+            let seed = (u64::from(number) + 1).to_string();
+            let flags = [flags, &["--seed", &seed]].concat();
+            self.subscribe(&format!("replica-{number}"), self.address, &flags)
+        };
+        let all = (0..count).map(start).collect::<anyhow::Result<Vec<_>>>()?;
         settle(&all)?;
         Ok(all)
     }
@@ -186,13 +193,23 @@ impl World {
         Ok(report.counters)
     }
 
+    /// Writes back what the server has changed so far, and waits for it.
+    pub(crate) fn write_back(&self) -> anyhow::Result<()> {
+        Ok(fs::File::open(self.folder.path().join("server"))?.sync_all()?)
+    }
+
+    /// Opens the file of the server, which has ended.
+    pub(crate) fn open_server(&self) -> anyhow::Result<Tree> {
+        open(&self.folder.path().join("server"), TreeRole::Server)
+    }
+
     /// Opens the files of server and replicas, whose owners have ended: every checksum
     /// is verified by that. Then compares their digests.
     pub(crate) fn verify<'a>(
         &self,
         replicas: impl IntoIterator<Item = &'a Path>,
     ) -> anyhow::Result<()> {
-        let server = open(&self.folder.path().join("server"), TreeRole::Server)?;
+        let server = self.open_server()?;
         for file in replicas {
             let replica = open(file, TreeRole::Replica)?;
             if replica.digest() != server.digest() {
@@ -218,12 +235,12 @@ fn itself(task: &str, server: SocketAddr) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-fn create(common: &Common, tree: &Path) -> anyhow::Result<()> {
+/// A new tree of a server, as the options say.
+pub(crate) fn create(common: &Common, tree: &Path) -> anyhow::Result<Tree> {
     let layout = Layout::plain(1, common.leaves, common.size)?;
     let tree_id = TreeId(machine::now_ns() | 1);
     let options = CreateOptions { role: TreeRole::Server, tree_id, life: Life(0), unix_s: 0 };
-    Tree::create(tree, layout, options)?.close()?;
-    Ok(())
+    Ok(Tree::create(tree, layout, options)?)
 }
 
 fn open(file: &Path, role: TreeRole) -> anyhow::Result<Tree> {
@@ -281,6 +298,11 @@ impl Said {
             (_, Some((_, applied))) | (Some((_, applied)), None) => *applied as f64,
             (None, None) => 0.0,
         }
+    }
+
+    /// Datagrams that it lost on purpose, both ways, when it has ended.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.end.as_ref().and_then(|end| end["dropped"].as_u64()).unwrap_or(0)
     }
 
     /// A counter of the mirror, when it has ended.
@@ -344,6 +366,12 @@ impl Subscriber {
         Ok(kill_process(id.context("a process has an id")?, signal)?)
     }
 
+    /// Lets it lose this share of the datagrams from now on, both ways.
+    pub(crate) fn lose(&mut self, share: f64) -> anyhow::Result<()> {
+        let stdin = self.child.stdin.as_mut().context("a subscriber that has ended")?;
+        writeln!(stdin, "{share}").context("a subscriber does not listen")
+    }
+
     /// Fails if it has ended by itself.
     pub(crate) fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
@@ -381,9 +409,20 @@ impl Drop for Subscriber {
     }
 }
 
-/// Waits until all are equal to the server, and have been for two looks.
+/// Lets each of them lose this share of the datagrams from now on, both ways.
+pub(crate) fn lose(all: &mut [Subscriber], share: f64) -> anyhow::Result<()> {
+    all.iter_mut().try_for_each(|one| one.lose(share))
+}
+
+/// One that lost the last EVENT believes itself equal until the next heartbeat comes;
+/// two of them are waited for.
+const HEARTBEATS: u32 = 2;
+
+/// Waits until all are equal to the server, and have been for two looks. Nothing may be
+/// lost on purpose any more.
 pub(crate) fn settle(subscribers: &[Subscriber]) -> anyhow::Result<()> {
-    let begun = machine::now_ns();
+    let heartbeats = HEARTBEATS * ReloadableConfig::default().heartbeat;
+    let begun = machine::now_ns() + heartbeats.as_nanos() as u64;
     let still = |said: &Said| match said.applied.as_slice() {
         [.., (t, one), (_, two)] => {
             *t > begun && one == two && said.at.last().is_some_and(|at| at.in_sync)

@@ -14,11 +14,11 @@ use mapleaf::tree::TreeFile;
 use mapleaf::tree::printable;
 
 use crate::Answer;
+use crate::ending::word;
 use crate::file::open;
 use crate::file::scan;
 use crate::json::hex;
 use crate::json::json_line;
-use crate::word;
 use crate::words::counted;
 use crate::words::leaves;
 

@@ -11,12 +11,12 @@ use mapleaf::tree::TreeFile;
 use mapleaf::tree::write_dump;
 
 use crate::Answer;
+use crate::ending::word;
 use crate::file::open;
 use crate::file::shown;
 use crate::json::DamageLine;
 use crate::json::LeafLine;
 use crate::json::json_line;
-use crate::word;
 use crate::words::counted;
 
 /// Options of `mapleaf-tree dump`.

@@ -14,12 +14,12 @@ use mapleaf::tree::TreeFile;
 use mapleaf::tree::printable;
 
 use crate::Answer;
+use crate::ending::word;
 use crate::file::open;
 use crate::file::shown;
 use crate::file::shown_path;
 use crate::json::LeafLine;
 use crate::json::json_line;
-use crate::word;
 
 /// Options of `mapleaf-tree get`.
 #[derive(Debug, Args)]

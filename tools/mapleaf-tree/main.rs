@@ -6,6 +6,8 @@
 
 mod diff;
 mod dump;
+#[path = "../ending.rs"]
+mod ending;
 mod file;
 mod get;
 mod json;
@@ -23,12 +25,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
-use clap::error::ErrorKind;
 
 use mapleaf::tree::DumpError;
 
-use crate::words::causes;
-use crate::words::usage_line;
+use crate::ending::explain;
 
 /// Look at mapleaf tree files, live ones included, and never change one
 #[derive(Debug, Parser)]
@@ -67,19 +67,20 @@ impl Answer {
     }
 }
 
-/// Exit status of usage errors and of trouble.
-const TROUBLE: u8 = 2;
-
 fn main() -> ExitCode {
-    run(std::env::args_os()).unwrap_or_else(|error| explain(&error))
+    match run(std::env::args_os()) {
+        Ok(answer) => ExitCode::from(answer as u8),
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => explain("mapleaf-tree", &error),
+    }
 }
 
-fn run(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
+fn run(args: impl Iterator<Item = OsString>) -> anyhow::Result<Answer> {
     let cli = Cli::try_parse_from(args)?;
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let answer = perform(cli.command, &mut out)?;
     out.flush()?;
-    Ok(ExitCode::from(answer as u8))
+    Ok(answer)
 }
 
 fn perform(command: Command, out: &mut impl Write) -> anyhow::Result<Answer> {
@@ -92,42 +93,7 @@ fn perform(command: Command, out: &mut impl Write) -> anyhow::Result<Answer> {
     }
 }
 
-/// Says what went wrong, in one line.
-fn explain(error: &anyhow::Error) -> ExitCode {
-    // Who closed the pipe has seen enough.
-    if is_broken_pipe(error) {
-        return ExitCode::SUCCESS;
-    }
-    match error.downcast_ref::<clap::Error>() {
-        Some(error) => explain_usage(error),
-        None => {
-            word(&format!("mapleaf-tree: {}", causes(error)));
-            ExitCode::from(TROUBLE)
-        }
-    }
-}
-
-/// Help and version are data; everything else that clap says is one line.
-fn explain_usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() {
-        return match error.print() {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::from(TROUBLE),
-            _ => ExitCode::SUCCESS,
-        };
-    }
-    match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => word(&error.render().to_string()),
-        _ => word(&format!("mapleaf-tree: {}", usage_line(error))),
-    }
-    ExitCode::from(TROUBLE)
-}
-
-/// Writes one line of words to stderr.
-fn word(line: &str) {
-    // Nobody is left to be told when stderr is closed.
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
+/// Who closed the pipe has seen enough.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let is = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
     error.chain().any(|cause| match cause.downcast_ref::<DumpError>() {
@@ -148,19 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_of_flags_is_sound() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn each_command_has_an_example_and_each_option_a_sentence() {
-        for command in Cli::command().get_subcommands() {
-            let name = command.get_name();
-            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(example.contains(&format!("mapleaf-tree {name}")), "{name} has no example");
-            for arg in command.get_arguments() {
-                assert!(arg.get_help().is_some(), "{name}: {} has no help", arg.get_id());
-            }
-        }
+    fn the_table_of_flags_is_sound_and_explained() {
+        ending::assert_explained(Cli::command());
     }
 }

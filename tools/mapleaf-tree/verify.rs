@@ -16,13 +16,13 @@ use mapleaf::tree::Scanned;
 use mapleaf::tree::TreeFile;
 
 use crate::Answer;
+use crate::ending::word;
 use crate::file::open;
 use crate::file::scan;
 use crate::file::shown;
 use crate::file::shown_path;
 use crate::json::DamageLine;
 use crate::json::json_line;
-use crate::word;
 use crate::words;
 use crate::words::counted;
 

@@ -189,6 +189,8 @@ impl Follower {
         self.is_in_sync = false;
         self.lease_event_num = 0;
         self.asks.clear();
+        // The session that was not answered is over, and the door has answered.
+        self.round_trip.answered();
         self.repair_at = now;
         self.audit_from = None;
         self.last_sent = now;

@@ -1,5 +1,8 @@
-//! A client and a server that lies.
+//! A client and a server that lies, to it alone and to a multicast group.
 
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use zerocopy::IntoBytes;
@@ -14,6 +17,7 @@ use mapleaf::sync::ClientConfig;
 use mapleaf::sync::ClientEvent;
 use mapleaf::sync::Held;
 use mapleaf::sync::HeldTree;
+use mapleaf::sync::Joined;
 use mapleaf::sync::Leaves;
 use mapleaf::sync::Recipients;
 use mapleaf::sync::ServedLeaves;
@@ -23,6 +27,7 @@ use mapleaf::wire;
 use mapleaf::wire::Datagram;
 use mapleaf::wire::DatagramType;
 use mapleaf::wire::Flags;
+use mapleaf::wire::GroupBody;
 use mapleaf::wire::Header;
 use mapleaf::wire::LayoutBody;
 use mapleaf::wire::TickBody;
@@ -49,6 +54,16 @@ const VIEW_ID: u64 = 0x71e7;
 /// way, one for the lease, one of the door.
 const SENT_MAX: usize = 8;
 
+/// Heartbeats for which a group is taken to be heard: R48.
+const SILENCE_HEARTBEATS: u32 = 4;
+
+/// By which of its sockets a client hears something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Own,
+    Group,
+}
+
 struct World {
     now: Time,
     client: Client,
@@ -59,6 +74,11 @@ struct World {
     request_ids: Vec<u32>,
     event_num: u64,
     layout_offset: u32,
+    /// Whether the server has a group and the client joins it.
+    has_group: bool,
+    /// The session in which it listens, and when it heard something of the view.
+    listens: Option<u64>,
+    heard: Option<Time>,
 }
 
 pub(super) fn run(bytes: &[u8]) {
@@ -94,11 +114,15 @@ impl World {
             request_ids: Vec::new(),
             event_num: 0,
             layout_offset: 0,
+            has_group: how & 8 != 0,
+            listens: None,
+            heard: None,
         }
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
         match input.u8() & 15 {
+            step @ 11..=15 if self.has_group => self.step_of_group(step, input),
             0 => self.wait(Duration::from_millis(u64::from(input.u8()))),
             1 => self.wait(Duration::from_secs(u64::from(input.u8()) / 8)),
             2 => {
@@ -121,6 +145,25 @@ impl World {
         }
     }
 
+    fn step_of_group(&mut self, step: u8, input: &mut Input<'_>) {
+        match step {
+            11 => {
+                let right = Right { channel: VIEW_ID, ..self.right() };
+                self.lie_by(Way::Group, right, input);
+            }
+            12 => {
+                let tick = self.tick(input);
+                self.receive_by(Way::Group, &tick);
+            }
+            13 => {
+                let len = usize::from(input.u16());
+                self.receive_by(Way::Group, input.take(len));
+            }
+            14 => self.lie_by(Way::Group, self.right(), input),
+            _ => self.client.note_group_stranger(),
+        }
+    }
+
     fn right(&self) -> Right {
         let tree = self.tree.as_ref();
         Right {
@@ -135,8 +178,12 @@ impl World {
     }
 
     fn lie(&mut self, right: Right, input: &mut Input<'_>) {
+        self.lie_by(Way::Own, right, input);
+    }
+
+    fn lie_by(&mut self, way: Way, right: Right, input: &mut Input<'_>) {
         let bytes = peer::datagram(right, &self.request_ids, input);
-        self.receive(&bytes);
+        self.receive_by(way, &bytes);
     }
 
     fn wait(&mut self, duration: Duration) {
@@ -204,7 +251,8 @@ impl World {
         let header = self.header(DatagramType::Welcome, SESSION_ID);
         let header = Header { event_num: U64::new(told), ..header };
         self.layout_offset = 0;
-        self.receive(&peer::finished(&header, body.as_bytes()));
+        let group = if self.has_group { group(input) } else { Vec::new() };
+        self.receive(&peer::finished(&header, &[body.as_bytes(), &group].concat()));
     }
 
     /// The handshake as it should be, with the layout if that is asked for.
@@ -233,6 +281,11 @@ impl World {
 
     /// A TICK that is right about the copy.
     fn true_tick(&mut self, input: &mut Input<'_>) {
+        let tick = self.tick(input);
+        self.receive(&tick);
+    }
+
+    fn tick(&self, input: &mut Input<'_>) -> Vec<u8> {
         let header = self.header(DatagramType::Tick, VIEW_ID);
         let header = Header {
             event_num: U64::new(self.event_num),
@@ -242,14 +295,21 @@ impl World {
             ..header
         };
         let body = TickBody { session_id: U64::ZERO, tag: [0; 16], reserved: U64::ZERO };
-        self.receive(&peer::finished(&header, body.as_bytes()));
+        peer::finished(&header, body.as_bytes())
     }
 
     fn receive(&mut self, bytes: &[u8]) {
+        self.receive_by(Way::Own, bytes);
+    }
+
+    fn receive_by(&mut self, way: Way, bytes: &[u8]) {
         let before = self.tree.as_ref().map(MemTree::revisions);
         let joined = self.client.joined().copied();
         let mismatches = self.client.counters().digest_mismatches;
-        self.client.handle_datagram(self.now, bytes, self.tree.as_mut());
+        match way {
+            Way::Own => self.client.handle_datagram(self.now, bytes, self.tree.as_mut()),
+            Way::Group => self.hear_by_group(bytes),
+        }
         if let Some((before, tree)) = before.zip(self.tree.as_ref()) {
             let life = joined.map_or(Life(0), |joined| joined.life);
             check_revisions(&before, &tree.revisions(), life, mismatches, bytes);
@@ -263,6 +323,51 @@ impl World {
         let digest = wire::decode(bytes).ok().map(|(header, _)| *header);
         self.drain_after(digest.as_ref());
         self.settle();
+    }
+
+    /// What is not of the view changes nothing; what is, is heard.
+    fn hear_by_group(&mut self, bytes: &[u8]) {
+        let state = |world: &World| {
+            let (client, tree) = (&world.client, &world.tree);
+            let leaves = tree.as_ref().map(|tree| (tree.revisions(), tree.digest()));
+            (client.joined().copied(), client.is_in_sync(), client.poll_timeout(), leaves)
+        };
+        let (before, counted) = (state(self), *self.client.counters());
+        let joined = before.0.filter(|joined| self.listens == Some(joined.session_id));
+        let is_ours = joined.is_some_and(|joined| is_of_view(&joined, bytes));
+        self.client.handle_group_datagram(self.now, bytes, self.tree.as_mut());
+        let counters = self.client.counters();
+        let taken = counters.group_datagrams - counted.group_datagrams;
+        let foreign = counters.group_foreign - counted.group_foreign;
+        assert_eq!((taken, foreign), (u64::from(is_ours), u64::from(!is_ours)));
+        if is_ours {
+            self.heard = Some(self.now);
+        } else {
+            assert!(state(self) == before, "what is not of the view changes nothing");
+        }
+    }
+
+    /// The flags of a REQUEST say what came by the group.
+    fn check_flags(&self, flags: Flags) {
+        let (wanted, heard) = (flags.has(Flags::GROUP_WANTED), flags.has(Flags::GROUP_HEARD));
+        let joined = self.client.joined();
+        let listens = joined.is_some_and(|joined| self.listens == Some(joined.session_id));
+        assert!(listens || !(wanted || heard), "flags of one that listens to no group");
+        let Some(joined) = joined.filter(|_| listens) else { return };
+        let until = self.heard.map(|heard| heard.after(joined.heartbeat * SILENCE_HEARTBEATS));
+        assert!(!heard || (wanted && until.is_some_and(|until| self.now <= until)), "not heard");
+        assert!(heard || until.is_none_or(|until| self.now >= until), "heard");
+    }
+
+    /// Joins the group of a session that is new, as a mirror does between two turns.
+    fn follow_group(&mut self) {
+        let Some(joined) = self.client.joined() else { return };
+        if self.has_group && self.listens != Some(joined.session_id) {
+            let Some(group) = joined.group else { return };
+            assert!(group.ip().is_multicast(), "a group has a multicast address");
+            (self.listens, self.heard) = (Some(joined.session_id), None);
+            self.client.listen(self.now);
+        }
     }
 
     fn drain(&mut self) {
@@ -283,6 +388,7 @@ impl World {
         while let Some(event) = self.client.poll_event() {
             self.hear(event, last);
         }
+        self.follow_group();
     }
 
     fn take(&mut self, bytes: &[u8]) {
@@ -293,6 +399,7 @@ impl World {
                 let range = u64::from(body.first_leaf.get()) + u64::from(body.leaf_count.get());
                 assert!(range <= u64::from(LEAVES), "leaves that there are");
                 assert!(checksums.is_none() || body.leaf_count.get() > 0);
+                self.check_flags(Flags(header.flags.get()));
                 self.request_ids.push(body.request_id.get());
                 if self.request_ids.len() > 4 {
                     self.request_ids.remove(0);
@@ -312,6 +419,8 @@ impl World {
                 self.drain();
             }
             ClientEvent::Joined(_) => {
+                // All sessions have one id here, and each begins without the group.
+                self.listens = None;
                 let Some(tree) = self.tree.as_mut().filter(|_| !self.client.is_attached()) else {
                     return;
                 };
@@ -332,6 +441,27 @@ impl World {
             _ => {}
         }
     }
+}
+
+/// What follows the body of a WELCOME whose view has a group, or something near to it.
+fn group(input: &mut Input<'_>) -> Vec<u8> {
+    let ip = match input.u8() {
+        0xff => return input.take(size_of::<GroupBody>()).to_vec(),
+        0xfe => return Vec::new(),
+        0xfd => [127, 0, 0, 1],
+        _ => [239, 1, 2, 3],
+    };
+    let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::from(ip)), 7);
+    GroupBody::new(address).as_bytes().to_vec()
+}
+
+/// Whether this is an EVENT or TICK of the session's view.
+fn is_of_view(joined: &Joined, bytes: &[u8]) -> bool {
+    let Ok((header, Datagram::Event(_) | Datagram::Tick(_))) = wire::decode(bytes) else {
+        return false;
+    };
+    (header.tree_id.get(), header.channel.get()) == (joined.tree_id.0, joined.view_id)
+        && (header.life.get(), header.layout_hash.get()) == (joined.life.0, joined.layout_hash.0)
 }
 
 /// A copy of an earlier run: some leaves of an older life, some of this one.

@@ -1,6 +1,8 @@
-//! A server and eight addresses that send it whatever they like.
+//! A server, with a multicast group or without, and eight addresses that send it whatever
+//! they like.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
@@ -17,15 +19,19 @@ use mapleaf::layout::Revision;
 use mapleaf::sync::Leaves;
 use mapleaf::sync::PeriodEnd;
 use mapleaf::sync::Reports;
+use mapleaf::sync::Role;
 use mapleaf::sync::ServedLeaves;
 use mapleaf::sync::Server;
 use mapleaf::sync::ServerConfig;
+use mapleaf::sync::ServerEvent;
 use mapleaf::sync::SourceState;
 use mapleaf::sync::Time;
 use mapleaf::sync::Transmit;
 use mapleaf::wire;
 use mapleaf::wire::Datagram;
 use mapleaf::wire::DatagramType;
+use mapleaf::wire::Flags;
+use mapleaf::wire::GroupBody;
 use mapleaf::wire::INIT_FILTER_LEN_MAX;
 use mapleaf::wire::InitBody;
 
@@ -40,6 +46,17 @@ use super::peer::Right;
 
 /// Addresses; the last one is not allowed in.
 const PEERS: usize = 8;
+
+/// The group, where there is one.
+const GROUP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(239, 1, 2, 3)), 7);
+
+/// How a replica asked to get the EVENTs of its view.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    session_id: u64,
+    view: u64,
+    flags: Flags,
+}
 
 /// An unproven address gets a fifth of what it sent at most.
 const AMPLIFICATION_INVERSE: u64 = 5;
@@ -83,6 +100,13 @@ struct World {
     peers: Vec<Peer>,
     /// Last EventNum of each view.
     views: BTreeMap<u64, u64>,
+    /// The view of each session that a WELCOME told of, and whether views have the group.
+    view_of: BTreeMap<u64, u64>,
+    has_group: BTreeMap<u64, bool>,
+    /// Replicas that have a session.
+    asked: BTreeMap<SocketAddr, Asked>,
+    /// Channel of the datagram that came last.
+    channel: u64,
     /// Datagrams that the server sent since the last mutation.
     sent: usize,
 }
@@ -104,6 +128,7 @@ pub(super) fn run(bytes: &[u8]) {
 
 fn config(input: &mut Input<'_>) -> ServerConfig {
     let sizes = input.u8();
+    let how = input.u8();
     ServerConfig {
         datagram_size: if sizes & 1 == 0 { 1_200 } else { 1_400 },
         sessions_max: 1 + usize::from(sizes >> 1 & 3),
@@ -113,7 +138,8 @@ fn config(input: &mut Input<'_>) -> ServerConfig {
         request_burst: 16,
         request_rate: 100,
         door_rate: 50,
-        reports: if input.flag() { Reports::Refuse } else { Reports::Accept },
+        reports: if how & 1 == 1 { Reports::Refuse } else { Reports::Accept },
+        group: (how & 2 != 0).then_some(GROUP),
         ..ServerConfig::new(mac)
     }
 }
@@ -128,7 +154,19 @@ impl World {
         let random = Box::new(Counting(7));
         let server = Server::new(config.clone(), random, now, end, &mut tree);
         let peers = (0..PEERS).map(Peer::new).collect();
-        World { now, config, server, tree, peers, views: BTreeMap::new(), sent: 0 }
+        World {
+            now,
+            config,
+            server,
+            tree,
+            peers,
+            views: BTreeMap::new(),
+            view_of: BTreeMap::new(),
+            has_group: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            channel: 0,
+            sent: 0,
+        }
     }
 
     /// Open sessions, and half-open ones beside them.
@@ -264,6 +302,7 @@ impl World {
                 PeriodEnd { watermark: self.tree.newest_revision(), source: SourceState::InSync };
             self.server.rejoin_all(end, &mut self.tree);
         }
+        self.asked.clear();
         self.drain();
         assert_eq!(self.server.session_count(), 0);
     }
@@ -273,11 +312,18 @@ impl World {
         let peer = &mut self.peers[index];
         peer.bytes_in += bytes.len() as u64;
         let from = peer.address;
+        let request = request_of(bytes, self.right(index));
+        self.channel = wire::decode(bytes).map_or(0, |(header, _)| header.channel.get());
         self.server.handle_datagram(self.now, from, bytes, &mut self.tree);
         let after = self.tree.revisions();
         assert!(before.iter().zip(&after).all(|(old, new)| old <= new), "a leaf went back");
         let out_before: Vec<u64> = self.peers.iter().map(|peer| peer.bytes_out).collect();
         self.drain();
+        if let Some((asked, flags)) = self.asked.get_mut(&from).zip(request)
+            && asked.session_id == self.channel
+        {
+            asked.flags = flags;
+        }
         for (other, peer) in self.peers.iter().enumerate() {
             assert!(other == index || peer.bytes_out == out_before[other], "a stranger's answer");
         }
@@ -288,10 +334,12 @@ impl World {
     /// Takes what the server sends, as its driver does.
     fn drain(&mut self) {
         let mut sends: Vec<(SocketAddr, Vec<u8>)> = Vec::new();
+        let mut shared: Vec<(u64, Vec<SocketAddr>)> = Vec::new();
         while let Some(transmit) = self.server.poll_transmit() {
             match transmit {
                 Transmit::Datagram { to, bytes } => {
                     let to = to.addresses().expect("a server's peers have addresses");
+                    shared.extend(view_of(bytes).map(|view| (view, to.to_vec())));
                     sends.extend(to.iter().map(|to| (*to, bytes.to_vec())));
                 }
                 Transmit::Leaves { to, packets, leaves, segment } => {
@@ -300,20 +348,74 @@ impl World {
                         let len = wire::lay_out(packet, leaves, &self.tree, &mut out);
                         out.truncate(len);
                         let to = to.addresses().expect("a server's peers have addresses");
+                        shared.extend(view_of(&out).map(|view| (view, to.to_vec())));
                         sends.extend(to.iter().map(|to| (*to, out.clone())));
                     }
                 }
             }
         }
-        while self.server.poll_event().is_some() {}
+        while let Some(event) = self.server.poll_event() {
+            self.note(event);
+        }
+        for (view, to) in shared {
+            self.check_recipients(view, &to);
+        }
         self.sent = sends.len();
         for (to, bytes) in sends {
             self.take(to, &bytes);
         }
     }
 
+    /// A session begins without the group.
+    fn note(&mut self, event: ServerEvent) {
+        match event {
+            ServerEvent::Joined { address, role: Role::Replica } => {
+                let session_id = self.channel;
+                let view = self.view_of[&session_id];
+                self.asked.insert(address, Asked { session_id, view, flags: Flags(0) });
+            }
+            ServerEvent::Joined { address, .. }
+            | ServerEvent::Left { address }
+            | ServerEvent::Expired { address } => {
+                self.asked.remove(&address);
+            }
+            _ => {}
+        }
+    }
+
+    /// EVENTs and TICKs go to those who asked for them, and to the group while somebody
+    /// listens.
+    fn check_recipients(&self, view: u64, to: &[SocketAddr]) {
+        let has_group = self.has_group.get(&view).copied().unwrap_or(false);
+        let mut wanted = BTreeSet::new();
+        for (address, asked) in self.asked.iter().filter(|(_, asked)| asked.view == view) {
+            let listens = has_group && asked.flags.has(Flags::GROUP_WANTED);
+            wanted.extend(listens.then_some(GROUP));
+            let is_heard = listens && asked.flags.has(Flags::GROUP_HEARD);
+            wanted.extend((!is_heard).then_some(*address));
+        }
+        let found: BTreeSet<SocketAddr> = to.iter().copied().collect();
+        assert!(found == wanted && found.len() == to.len(), "{to:?}, wanted {wanted:?}");
+    }
+
+    fn welcomed(&mut self, header: &wire::Header, view: u64, group: Option<&GroupBody>) {
+        self.view_of.insert(header.channel.get(), view);
+        let group = group.and_then(GroupBody::group);
+        assert!(group.is_none() || group == self.config.group, "a group that there is none of");
+        let told = *self.has_group.entry(view).or_insert(group.is_some());
+        assert_eq!(told, group.is_some(), "all of a view are told the same");
+    }
+
     fn take(&mut self, to: SocketAddr, bytes: &[u8]) {
         assert!(bytes.len() <= self.config.datagram_size, "{} bytes", bytes.len());
+        if let Ok((header, Datagram::Welcome(welcome, group))) = wire::decode(bytes) {
+            self.welcomed(header, welcome.view_id.get(), group);
+        }
+        if to == GROUP {
+            // Whom it goes to was looked at; nothing else goes there.
+            assert!(view_of(bytes).is_some(), "an answer to the group");
+            return;
+        }
         let peer = self.peers.iter_mut().find(|peer| peer.address == to).expect("one that sent");
         peer.bytes_out += bytes.len() as u64;
         let bounded = peer.bytes_out * AMPLIFICATION_INVERSE <= peer.bytes_in;
@@ -349,4 +451,20 @@ impl World {
                 || !matches!(header.datagram_type, 8..=11)
         );
     }
+}
+
+/// The view of an EVENT or TICK.
+fn view_of(bytes: &[u8]) -> Option<u64> {
+    match wire::decode(bytes) {
+        Ok((header, Datagram::Event(_) | Datagram::Tick(_))) => Some(header.channel.get()),
+        _ => None,
+    }
+}
+
+/// The flags of a REQUEST of the server's tree, life and layout.
+fn request_of(bytes: &[u8], right: Right) -> Option<Flags> {
+    let Ok((header, Datagram::Request(..))) = wire::decode(bytes) else { return None };
+    let is_right = header.tree_id.get() == right.tree_id
+        && (header.life.get(), header.layout_hash.get()) == (right.life, right.layout_hash);
+    is_right.then_some(Flags(header.flags.get()))
 }

@@ -10,6 +10,7 @@ mod cyclone;
 mod duel;
 mod job;
 mod link;
+mod mapleaf;
 mod mqtt;
 mod nats;
 mod redis;
@@ -98,6 +99,11 @@ impl Seat {
         if self.lossy { link::FAR } else { "127.0.0.1" }
     }
 
+    fn terms(&self) -> Terms {
+        let Seat { leaves, records, window, spin, .. } = *self;
+        Terms { leaves, records, window, spin }
+    }
+
     fn board(&self) -> anyhow::Result<Board> {
         Board::open(&self.dir.join("board"))
     }
@@ -128,6 +134,7 @@ fn main() -> anyhow::Result<()> {
 fn publish(seat: &Seat) -> anyhow::Result<()> {
     let board = seat.board()?;
     let sender: Box<dyn Sender> = match seat.rival {
+        Rival::Mapleaf => return mapleaf::publish(seat),
         Rival::Bare | Rival::Bare60k => bare::sender(seat)?,
         Rival::Redis => redis::sender(seat)?,
         Rival::Nats | Rival::Jetstream => nats::sender(seat)?,
@@ -141,13 +148,13 @@ fn publish(seat: &Seat) -> anyhow::Result<()> {
         #[allow(unreachable_patterns)]
         _ => bail!("built without {}", seat.rival.name()),
     };
-    let Seat { leaves, records, window, spin, .. } = *seat;
-    Publisher::new(&board, Terms { leaves, records, window, spin }, sender).run()
+    Publisher::new(&board, seat.terms(), sender).run()
 }
 
 fn subscribe(seat: &Seat) -> anyhow::Result<()> {
     let replica = Replica::new(seat.board()?, seat.number, seat.leaves as usize);
     match seat.rival {
+        Rival::Mapleaf => mapleaf::subscribe(seat),
         Rival::Bare | Rival::Bare60k => bare::subscribe(seat, replica),
         Rival::Redis => redis::subscribe(seat, replica),
         Rival::Nats | Rival::Jetstream => nats::subscribe(seat, replica),

@@ -10,6 +10,8 @@ use crate::Seat;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rival {
+    /// Ourselves, where we are measured by the same counters.
+    Mapleaf,
     Bare,
     Bare60k,
     Redis,
@@ -22,7 +24,8 @@ pub enum Rival {
 }
 
 impl Rival {
-    pub const ALL: [Rival; 9] = [
+    pub const ALL: [Rival; 10] = [
+        Rival::Mapleaf,
         Rival::Bare,
         Rival::Bare60k,
         Rival::Redis,
@@ -40,6 +43,7 @@ impl Rival {
 
     pub fn name(self) -> &'static str {
         match self {
+            Rival::Mapleaf => "mapleaf",
             Rival::Bare => "bare",
             Rival::Bare60k => "bare60k",
             Rival::Redis => "redis",
@@ -87,6 +91,8 @@ impl Rival {
             Rival::Redis | Rival::Nats | Rival::Jetstream | Rival::Mosquitto => {
                 8_192.max(u64::from(records) * 256)
             }
+            // It never waits: what it cannot send yet is conflated.
+            Rival::Mapleaf => 0,
             Rival::Zenoh | Rival::Cyclone | Rival::Aeron => 0,
         }
     }
@@ -99,6 +105,9 @@ impl Rival {
     /// What it was set to, for the reader of the table.
     pub fn settings(self) -> &'static str {
         match self {
+            Rival::Mapleaf => {
+                "UDP, datagrams of 1,200 B, period 1 ms (0 over the lossy link), replicas in files"
+            }
             Rival::Bare => {
                 "UDP, 1,400 B, one send a subscriber, 4 MiB buffers; held to 4,200 values ahead of the slowest subscriber"
             }
@@ -132,6 +141,7 @@ impl Rival {
     /// Its version, or why it is not to be had.
     pub fn version(self) -> anyhow::Result<String> {
         match self {
+            Rival::Mapleaf => Ok("of this repository".to_owned()),
             Rival::Bare | Rival::Bare60k => Ok(fs::read_to_string("/proc/sys/kernel/osrelease")?),
             Rival::Redis => told("redis-server", "--version"),
             Rival::Nats | Rival::Jetstream => told(&nats(), "--version"),

@@ -344,6 +344,7 @@ fn repair(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
 /// Stops one of two subscribers for two seconds under load. Without gaps it is equal when
 /// it has applied a change that was made after it went on: those before it came first.
 /// With gaps its user has to ask for all leaves, and it is equal when they have come.
+/// mapleaf has no gaps, and says that such a change is there when it knows that all is.
 fn repair_once(
     options: &Options,
     figures: &mut Figures,
