@@ -356,6 +356,15 @@ mod tests {
                     _ => bytes[record.offset + random(&mut state, record.stride)] ^= 4,
                 }
             }
+            if round == 1 {
+                // Whole but for one byte more than the leaf may hold.
+                let record = extents.record(DataLocId(3)).unwrap();
+                let data = vec![1; record.capacity + 1];
+                let head = leaf_head(record.leaf, Revision(5), &data);
+                let whole = [head.as_bytes(), &data].concat();
+                let at = record.offset + RecordHead::WIRE_OFFSET;
+                bytes[at..at + whole.len()].copy_from_slice(&whole);
+            }
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&bytes).unwrap();
             // A record that counts as it was before.

@@ -70,10 +70,22 @@ trait Records: Copy {
     fn take<const N: usize>(&mut self) -> (Self::Places<N>, [usize; N]);
 }
 
+/// How memory is asked for ahead of records. It is known when the code is compiled, so that
+/// no loop asks.
+#[derive(Clone, Copy)]
+enum Ahead {
+    /// Not at all: they are few.
+    Nothing,
+    /// Line by line: there is nothing between them.
+    InOrder,
+    /// The lines of each.
+    ByRecord,
+}
+
 /// Where records begin that are computed side by side.
 trait Places: Copy {
-    /// Whether they are many, so that memory is worth to be asked for ahead.
-    const ARE_MANY: bool;
+    /// How memory is asked for ahead of them.
+    fn ahead(self) -> Ahead;
     /// Where record `i` of them begins.
     fn at(self, i: usize) -> *const u8;
     /// The same places, so many bytes on.
@@ -83,23 +95,23 @@ trait Places: Copy {
 /// Records as far apart as each other: record `i` begins `i * stride` bytes behind `first`
 /// and is `lens[i]` bytes long.
 #[derive(Clone, Copy)]
-struct Strided<'a, const MANY: bool> {
-    area: Evenly<MANY>,
+struct Strided<'a, const AHEAD: u8> {
+    area: Evenly<AHEAD>,
     lens: &'a [u32],
 }
 
 /// Places as far apart as each other: few numbers, which stay in registers.
 #[derive(Clone, Copy)]
-struct Evenly<const MANY: bool> {
+struct Evenly<const AHEAD: u8> {
     first: *const u8,
     stride: usize,
 }
 
-impl<const MANY: bool> Records for Strided<'_, MANY> {
-    type Places<const N: usize> = Evenly<MANY>;
+impl<const AHEAD: u8> Records for Strided<'_, AHEAD> {
+    type Places<const N: usize> = Evenly<AHEAD>;
 
     #[inline(always)]
-    fn take<const N: usize>(&mut self) -> (Evenly<MANY>, [usize; N]) {
+    fn take<const N: usize>(&mut self) -> (Evenly<AHEAD>, [usize; N]) {
         let (lens, rest) = self.lens.split_first_chunk::<N>().expect("as many as are taken");
         let area = self.area;
         self.lens = rest;
@@ -108,8 +120,15 @@ impl<const MANY: bool> Records for Strided<'_, MANY> {
     }
 }
 
-impl<const MANY: bool> Places for Evenly<MANY> {
-    const ARE_MANY: bool = MANY;
+impl<const AHEAD: u8> Places for Evenly<AHEAD> {
+    #[inline(always)]
+    fn ahead(self) -> Ahead {
+        match AHEAD {
+            NOTHING => Ahead::Nothing,
+            IN_ORDER => Ahead::InOrder,
+            _ => Ahead::ByRecord,
+        }
+    }
 
     #[inline(always)]
     fn at(self, i: usize) -> *const u8 {
@@ -117,7 +136,7 @@ impl<const MANY: bool> Places for Evenly<MANY> {
     }
 
     #[inline(always)]
-    fn behind(self, len: usize) -> Evenly<MANY> {
+    fn behind(self, len: usize) -> Evenly<AHEAD> {
         Evenly { first: self.first.wrapping_add(len), ..self }
     }
 }
@@ -138,7 +157,10 @@ impl Records for Scattered<'_> {
 }
 
 impl<const N: usize> Places for [*const u8; N] {
-    const ARE_MANY: bool = false;
+    #[inline(always)]
+    fn ahead(self) -> Ahead {
+        Ahead::Nothing
+    }
 
     #[inline(always)]
     fn at(self, i: usize) -> *const u8 {
@@ -148,6 +170,27 @@ impl<const N: usize> Places for [*const u8; N] {
     #[inline(always)]
     fn behind(self, len: usize) -> [*const u8; N] {
         self.map(|at| at.wrapping_add(len))
+    }
+}
+
+/// What [`Ahead`] is to the compiler.
+const NOTHING: u8 = 0;
+const IN_ORDER: u8 = 1;
+const BY_RECORD: u8 = 2;
+
+/// Longest records that are asked for in order: longer ones are computed in parts.
+const IN_ORDER_LEN: usize = 2048;
+
+/// How memory is best asked for ahead of these.
+fn way_ahead(stride: usize, lens: &[u32]) -> Ahead {
+    let gap = |len: u32| stride.saturating_sub(len as usize);
+    if lens.len().saturating_mul(stride) < NEAR_LEN {
+        Ahead::Nothing
+    } else if stride <= IN_ORDER_LEN && lens.first().is_some_and(|len| gap(*len) < 64) {
+        // Of the first: whatever is asked for, the results are the same.
+        Ahead::InOrder
+    } else {
+        Ahead::ByRecord
     }
 }
 
@@ -232,15 +275,23 @@ impl ChecksumKernel {
         check_batch(area.len(), stride, lens)?;
         assert_eq!(lens.len(), out.len(), "one checksum for each length");
         let first = area.as_ptr();
-        if lens.len().saturating_mul(stride) < NEAR_LEN {
-            let records = Strided { area: Evenly::<false> { first, stride }, lens };
-            // SAFETY: check_batch found every record inside `area`, which nobody
-            // writes as long as it is borrowed; there are as many as results.
-            unsafe { self.run::<Plain>(records, out) };
-        } else {
-            let records = Strided { area: Evenly::<true> { first, stride }, lens };
-            // SAFETY: as above.
-            unsafe { self.run::<Plain>(records, out) };
+        match way_ahead(stride, lens) {
+            Ahead::Nothing => {
+                let records = Strided { area: Evenly::<NOTHING> { first, stride }, lens };
+                // SAFETY: check_batch found every record inside `area`, which nobody
+                // writes as long as it is borrowed; there are as many as results.
+                unsafe { self.run::<Plain>(records, out) };
+            }
+            Ahead::InOrder => {
+                let records = Strided { area: Evenly::<IN_ORDER> { first, stride }, lens };
+                // SAFETY: as above.
+                unsafe { self.run::<Plain>(records, out) };
+            }
+            Ahead::ByRecord => {
+                let records = Strided { area: Evenly::<BY_RECORD> { first, stride }, lens };
+                // SAFETY: as above.
+                unsafe { self.run::<Plain>(records, out) };
+            }
         }
         Ok(())
     }
@@ -274,7 +325,7 @@ impl ChecksumKernel {
     /// four, two or one where a record begins or ends within one of eight.
     pub unsafe fn batch_raw(self, first: *const u8, stride: usize, lens: &[u32], out: &mut [u32]) {
         assert_eq!(lens.len(), out.len(), "one checksum for each length");
-        let records = Strided { area: Evenly::<true> { first, stride }, lens };
+        let records = Strided { area: Evenly::<BY_RECORD> { first, stride }, lens };
         // SAFETY: the caller promises the records; there are as many as results.
         unsafe { self.run::<Shared>(records, out) };
     }
