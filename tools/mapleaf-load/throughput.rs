@@ -334,6 +334,7 @@ fn add_limit(load: &LoadArgs, subscribers: u32, report: &mut Report) -> anyhow::
     let limit = report.median("limit: values in them at each").unwrap_or(0.0);
     let applied = report.median("applied at each").unwrap_or(0.0);
     report.add("share of the limit", "%", 100.0 * applied / limit.max(1.0));
+    report.limit("applied at each", limit.max(1.0));
     report
         .note(format!("a datagram of the limit counts as {per_datagram} values; nobody reads it"));
     Ok(())
