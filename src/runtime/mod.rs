@@ -26,6 +26,7 @@ mod growth;
 mod handover;
 mod journal;
 mod keeper;
+mod lists;
 mod lookout;
 mod loss;
 mod metrics;
