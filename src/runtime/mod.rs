@@ -16,6 +16,7 @@
 
 mod adapter;
 mod alarm;
+mod buffers;
 mod clock;
 mod commits;
 mod control;
