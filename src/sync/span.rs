@@ -28,6 +28,12 @@ impl Known {
         }
     }
 
+    /// Whether what changed since then can be asked for: of a part of which nothing is
+    /// held everything is, and not with others.
+    fn is_revision(self) -> bool {
+        matches!(self, Known::Since(revision) if revision > Revision::ZERO)
+    }
+
     /// What is known of two parts together.
     fn weaker(self, other: Known) -> Known {
         match (self, other) {
@@ -50,6 +56,10 @@ pub(crate) struct Span {
 /// More spans than this are merged into their weakest: the list stays short
 /// whatever a network does.
 const SPANS_MAX: usize = 1024;
+
+/// Parts that are told apart when it is decided what one REQUEST asks for: eight for
+/// each of four. Where there are more, all are asked for at once.
+const PARTS_MAX: usize = 32;
 
 /// Spans that one range adds at most, at its two ends.
 const CUTS_MAX: usize = 2;
@@ -88,6 +98,15 @@ impl Spans {
 
     /// Adds to what is known of the wanted leaves in a range.
     pub(crate) fn learn(&mut self, range: Range<u32>, known: Known) {
+        self.change(range, |held| held.stronger(known));
+    }
+
+    /// Takes the live ones of a range back to what was known before the last EVENTs.
+    pub(crate) fn fall_back(&mut self, range: Range<u32>, closed: Known) {
+        self.change(range, |held| if held == Known::Live { closed } else { held });
+    }
+
+    fn change(&mut self, range: Range<u32>, known: impl Fn(Known) -> Known) {
         let mut cut = core::mem::take(&mut self.cut);
         cut.clear();
         for span in &self.spans {
@@ -95,7 +114,7 @@ impl Spans {
             let end = range.end.clamp(first, span.end);
             let parts = [
                 Span { end: first, ..*span },
-                Span { first, end, known: span.known.stronger(known) },
+                Span { first, end, known: known(span.known) },
                 Span { first: end, ..*span },
             ];
             cut.extend(parts.into_iter().filter(|part| part.first < part.end));
@@ -141,6 +160,38 @@ impl Spans {
         self.spans.iter().map(of).min().unwrap_or(live)
     }
 
+    /// What the next of `free` REQUESTs is to ask for, if anything: the first part that
+    /// is not live and lies in none of the `busy` ranges. Where there are more such parts
+    /// than REQUESTs it reaches on to its share of them, as far as all are held up to a
+    /// revision: the live ones between them are asked for as well then.
+    pub(crate) fn next_stale<'a>(
+        &self,
+        busy: impl Iterator<Item = &'a Range<u32>> + Clone,
+        free: usize,
+    ) -> Option<Span> {
+        let first = self.first_stale(0, busy.clone())?;
+        let behind = |part: &Span| self.first_stale(part.end, busy.clone());
+        let parts = || core::iter::successors(Some(first), behind);
+        let count = parts().take(PARTS_MAX).count();
+        let share = if count < PARTS_MAX { count.div_ceil(free.max(1)) } else { usize::MAX };
+        let bound = busy.clone().map(|range| range.start).filter(|start| *start > first.first);
+        let bound = bound.min().unwrap_or(u32::MAX);
+        let joined = parts().take(share).take_while(|part| {
+            part.end <= bound && part.known.is_revision() && self.are_of_one_range(first, *part)
+        });
+        // The first is taken as it is, the others only if they can be told with it.
+        let mut all = first;
+        for part in joined.skip(1).filter(|_| first.known.is_revision()) {
+            all = Span { end: part.end, known: all.known.weaker(part.known), ..all };
+        }
+        Some(all)
+    }
+
+    /// Whether one REQUEST can ask for both, and for nothing that is not wanted.
+    fn are_of_one_range(&self, one: Span, other: Span) -> bool {
+        self.wanted.iter().any(|range| range.contains(&one.first) && range.contains(&other.first))
+    }
+
     /// The first part, in or behind `from`, that is not live and lies in none of
     /// the `busy` ranges.
     pub(crate) fn first_stale<'a>(
@@ -173,6 +224,10 @@ mod tests {
         Known::Since(Revision(revision))
     }
 
+    fn ranges(of: &[(u32, u32)]) -> Vec<Range<u32>> {
+        of.iter().map(|(first, end)| *first..*end).collect()
+    }
+
     fn list(spans: &Spans) -> Vec<(u32, u32, Known)> {
         spans.spans.iter().map(|span| (span.first, span.end, span.known)).collect()
     }
@@ -201,6 +256,68 @@ mod tests {
         let part = spans.first_stale(0, std::iter::once(&(10..100))).unwrap();
         assert_eq!((part.first, part.end), (200, 300));
         assert!(spans.first_stale(0, [10..100, 200..300].iter()).is_none());
+    }
+
+    #[test]
+    fn what_falls_back_is_live_and_in_the_range() {
+        let mut spans = Spans::new(&[0..100, 200..300], Known::Live);
+        spans.fall_back(40..50, since(7));
+        spans.fall_back(45..60, since(9));
+        let expected = [
+            (0, 40, Known::Live),
+            (40, 50, since(7)),
+            (50, 60, since(9)),
+            (60, 100, Known::Live),
+            (200, 300, Known::Live),
+        ];
+        assert_eq!(list(&spans), expected);
+        spans.fall_back(0..u32::MAX, since(11));
+        assert!(!spans.spans.iter().any(|span| span.known == Known::Live));
+        assert_eq!(spans.watermark(Revision(99)), Revision(7));
+    }
+
+    #[test]
+    fn parts_are_asked_for_one_by_one_while_there_are_requests_enough() {
+        let mut spans = Spans::new(&[0..100, 200..300], Known::Live);
+        for (first, revision) in [(10, 5), (30, 4), (50, 6), (70, 5), (210, 3)] {
+            spans.fall_back(first..first + 5, since(revision));
+        }
+        let next = |busy: &[(u32, u32)], free| {
+            let part = spans.next_stale(ranges(busy).iter(), free).unwrap();
+            (part.first, part.end, part.known)
+        };
+        assert_eq!(next(&[], 5), (10, 15, since(5)));
+        // Two each: both are told by the older revision.
+        assert_eq!(next(&[], 4), (10, 35, since(4)));
+        assert_eq!(next(&[(0, 15)], 2), (30, 55, since(4)));
+        // All for the only one, but not beyond what one REQUEST can ask for.
+        assert_eq!(next(&[], 1), (10, 75, since(4)));
+        // And not what is under way.
+        assert_eq!(next(&[(48, 60)], 1), (10, 35, since(4)));
+        assert!(spans.next_stale(ranges(&[(0, 300)]).iter(), 1).is_none());
+    }
+
+    #[test]
+    fn what_is_not_known_by_a_revision_is_asked_for_alone() {
+        for known in [Known::Unknown, since(0)] {
+            let mut spans = Spans::new(std::slice::from_ref(&(0..100)), Known::Live);
+            spans.fall_back(10..20, since(5));
+            spans.fall_back(40..50, known);
+            spans.fall_back(60..70, since(5));
+            let part = |busy: &[(u32, u32)]| {
+                let part = spans.next_stale(ranges(busy).iter(), 1).unwrap();
+                (part.first, part.end)
+            };
+            assert_eq!([part(&[]), part(&[(0, 20)])], [(10, 20), (40, 50)]);
+        }
+    }
+
+    #[test]
+    fn too_many_parts_are_asked_for_at_once() {
+        let mut spans = Spans::new(std::slice::from_ref(&(0..10_000)), Known::Live);
+        (0..100).for_each(|part| spans.fall_back(part * 20..part * 20 + 5, since(7)));
+        let part = spans.next_stale([].iter(), 4).unwrap();
+        assert_eq!((part.first, part.end), (0, 99 * 20 + 5));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::sync::follow::ASKS_MAX;
 use crate::sync::follow::Desk;
 use crate::sync::follow::Follower;
 use crate::sync::follow::LEASE_REQUEST_ID;
+use crate::sync::follow::REPAIRS_MAX;
 use crate::sync::join::session_header;
 use crate::sync::leaves::ReplicaLeaves;
 use crate::sync::span::Known;
@@ -65,11 +66,16 @@ impl Follower {
     fn ask_for_stale<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, tree: &T) -> bool {
         let busy: u32 = self.asks.iter().map(|ask| ask.credit).sum();
         let credit = self.credit().saturating_sub(busy);
-        if self.asks.len() == ASKS_MAX || credit == 0 {
+        let free = REPAIRS_MAX.saturating_sub(self.asks.len());
+        if free == 0 || credit == 0 {
             return false;
         }
         let asked = self.asks.iter().map(|ask| &ask.range);
-        let Some(stale) = self.spans.first_stale(0, asked) else { return false };
+        let Some(stale) = self.spans.next_stale(asked, free) else { return false };
+        let is_repair = matches!(stale.known, Known::Since(revision) if revision > Revision::ZERO);
+        if !is_repair && self.asks.len() >= ASKS_MAX {
+            return false;
+        }
         let share = (self.credit() / ASKS_MAX as u32).max(1);
         let (range, method, credit) = match (stale.known, self.whole_in_one_request()) {
             // Nothing is held: the rest is cut among the REQUESTs there may be.
@@ -80,7 +86,9 @@ impl Follower {
             (_, Some(whole)) if self.asks.is_empty() => (whole, Method::Checksums, credit),
             (_, Some(_)) => return false,
             (Known::Since(revision), None) => {
-                (stale.first..stale.end, Method::Since(revision), credit)
+                // Each RESPONSE brings a leaf at least, the last one perhaps none.
+                let needed = (stale.end - stale.first).saturating_add(1);
+                (stale.first..stale.end, Method::Since(revision), credit.min(needed))
             }
             (Known::Unknown | Known::Live, None) => {
                 let end = stale.end.min(stale.first.saturating_add(self.checksums_max()));
