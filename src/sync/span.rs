@@ -30,7 +30,7 @@ impl Known {
 
     /// Whether what changed since then can be asked for: of a part of which nothing is
     /// held everything is, and not with others.
-    fn is_revision(self) -> bool {
+    pub(crate) fn is_revision(self) -> bool {
         matches!(self, Known::Since(revision) if revision > Revision::ZERO)
     }
 

@@ -72,11 +72,11 @@ impl Follower {
         }
         let asked = self.asks.iter().map(|ask| &ask.range);
         let Some(stale) = self.spans.next_stale(asked, free) else { return false };
-        let is_repair = matches!(stale.known, Known::Since(revision) if revision > Revision::ZERO);
-        if !is_repair && self.asks.len() >= ASKS_MAX {
+        if !stale.known.is_revision() && self.asks.len() >= ASKS_MAX {
             return false;
         }
-        let share = (self.credit() / ASKS_MAX as u32).max(1);
+        // Repairs leave no even shares: the last one may get less.
+        let share = (self.credit() / ASKS_MAX as u32).max(1).min(credit);
         let (range, method, credit) = match (stale.known, self.whole_in_one_request()) {
             // Nothing is held: the rest is cut among the REQUESTs there may be.
             (Known::Since(Revision::ZERO), _) => {
@@ -122,6 +122,8 @@ impl Follower {
         let id = self.next_request_id;
         // Wraps safely: only a few are under way, and 0 means the lease.
         self.next_request_id = id.checked_add(1).unwrap_or(LEASE_REQUEST_ID + 1);
+        let busy: u32 = self.asks.iter().map(|ask| ask.credit).sum();
+        debug_assert!(busy + credit <= self.credit(), "{busy} and {credit} overrun the socket");
         let mut ask = Ask::new(id, range.clone(), credit, desk.now, self.round_trip.timeout());
         // A second audit in a row that found a difference: what the copy takes
         // for newer was never made, or was lost by the server.
