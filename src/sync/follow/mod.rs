@@ -147,7 +147,9 @@ pub(crate) struct Follower {
     /// Before this moment a difference of the digests is not looked into again.
     compare_at: Time,
     is_false_run: bool,
-    /// Last EVENT that had come when the lease was last renewed.
+    /// Number of the last empty REQUEST, from 1 in each session.
+    lease_number: u32,
+    /// Last EVENT that had come when it was sent.
     lease_event_num: u64,
     asks: Vec<Ask>,
     next_request_id: u32,
@@ -195,6 +197,7 @@ impl Follower {
             compare_at: now,
             is_false_run: false,
             lease_event_num: 0,
+            lease_number: 0,
             asks: Vec::with_capacity(REPAIRS_MAX),
             next_request_id: LEASE_REQUEST_ID + 1,
             repair_at: now,
@@ -227,7 +230,7 @@ impl Follower {
         self.comparable_from = 0;
         self.is_doubtful = false;
         self.is_in_sync = false;
-        self.lease_event_num = 0;
+        (self.lease_number, self.lease_event_num) = (0, 0);
         self.asks.clear();
         // The session that was not answered is over, and the door has answered.
         self.round_trip.answered();
@@ -435,7 +438,8 @@ impl Follower {
         let is_lease = body.request_id.get() == LEASE_REQUEST_ID;
         let named = match position {
             Some(index) => self.asks[index].event_num,
-            None if is_lease => self.lease_event_num,
+            None if is_lease && body.first_leaf == self.lease_number => self.lease_event_num,
+            // An answer to an older one may have been overtaken by EVENTs of the group.
             None => 0,
         };
         if event_num < named {
@@ -447,7 +451,7 @@ impl Follower {
             return;
         }
         if is_lease {
-            desk.ear.answered();
+            desk.ear.answered(desk.now, body.first_leaf.get());
             self.hear_of(desk, event_num);
             return;
         }
