@@ -53,6 +53,19 @@ pub(crate) struct Span {
     pub(crate) known: Known,
 }
 
+impl Span {
+    fn is_joined_by(&self, next: &Span) -> bool {
+        self.end == next.first && self.known == next.known
+    }
+}
+
+fn push_joined(spans: &mut Vec<Span>, next: Span) {
+    match spans.last_mut().filter(|last| last.is_joined_by(&next)) {
+        Some(last) => last.end = next.end,
+        None => spans.push(next),
+    }
+}
+
 /// More spans than this are merged into their weakest: the list stays short
 /// whatever a network does.
 const SPANS_MAX: usize = 1024;
@@ -107,9 +120,13 @@ impl Spans {
     }
 
     fn change(&mut self, range: Range<u32>, known: impl Fn(Known) -> Known) {
+        // Those that it touches, and the neighbours that they may join: a loss costs the
+        // same however many others there are.
+        let from = self.spans.partition_point(|span| span.end < range.start);
+        let to = self.spans.partition_point(|span| span.first <= range.end);
         let mut cut = core::mem::take(&mut self.cut);
         cut.clear();
-        for span in &self.spans {
+        for span in self.spans.get(from..to).unwrap_or_default() {
             let first = range.start.clamp(span.first, span.end);
             let end = range.end.clamp(first, span.end);
             let parts = [
@@ -117,20 +134,26 @@ impl Spans {
                 Span { first, end, known: known(span.known) },
                 Span { first: end, ..*span },
             ];
-            cut.extend(parts.into_iter().filter(|part| part.first < part.end));
+            let parts = parts.into_iter().filter(|part| part.first < part.end);
+            parts.for_each(|part| push_joined(&mut cut, part));
         }
-        self.cut = core::mem::replace(&mut self.spans, cut);
-        self.merge();
+        self.spans.splice(from..to.max(from), cut.drain(..));
+        self.cut = cut;
+        self.bound();
     }
 
     fn merge(&mut self) {
         self.spans.dedup_by(|next, last| {
-            let joins = last.end == next.first && last.known == next.known;
+            let joins = last.is_joined_by(next);
             if joins {
                 last.end = next.end;
             }
             joins
         });
+        self.bound();
+    }
+
+    fn bound(&mut self) {
         if self.spans.len() > SPANS_MAX {
             let weakest =
                 self.spans.iter().fold(Known::Live, |known, span| known.weaker(span.known));
@@ -199,8 +222,9 @@ impl Spans {
         from: u32,
         busy: impl Iterator<Item = &'a Range<u32>> + Clone,
     ) -> Option<Span> {
-        let stale = self.spans.iter().filter(|span| span.known != Known::Live);
-        stale.filter(|span| span.end > from).find_map(|span| {
+        let behind = self.spans.partition_point(|span| span.end <= from);
+        let mut stale = self.spans[behind..].iter().filter(|span| span.known != Known::Live);
+        stale.find_map(|span| {
             let mut first = span.first.max(from);
             loop {
                 let inside = busy.clone().find(|range| range.contains(&first));
@@ -218,6 +242,11 @@ impl Spans {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn since(revision: u64) -> Known {
@@ -274,6 +303,41 @@ mod tests {
         spans.fall_back(0..u32::MAX, since(11));
         assert!(!spans.spans.iter().any(|span| span.known == Known::Live));
         assert_eq!(spans.watermark(Revision(99)), Revision(7));
+    }
+
+    fn any_known() -> impl Strategy<Value = Known> {
+        prop_oneof![Just(Known::Live), Just(Known::Unknown), (0..4_u64).prop_map(since)]
+    }
+
+    proptest! {
+        #[test]
+        fn spans_say_of_each_leaf_what_a_list_of_leaves_says(
+            steps in vec((0..70_u32, 0..70_u32, any_known(), any::<bool>()), 0..40),
+        ) {
+            let wanted = [0..10, 20..50, 60..61];
+            let mut spans = Spans::new(&wanted, since(0));
+            let leaves = || wanted.iter().cloned().flatten();
+            let mut model: BTreeMap<u32, Known> = leaves().map(|leaf| (leaf, since(0))).collect();
+            for (first, end, known, falls_back) in steps {
+                for (leaf, held) in &mut model {
+                    *held = match (first..end).contains(leaf) {
+                        true if falls_back && *held == Known::Live => known,
+                        true if !falls_back => held.stronger(known),
+                        _ => *held,
+                    };
+                }
+                match falls_back {
+                    true => spans.fall_back(first..end, known),
+                    false => spans.learn(first..end, known),
+                }
+                let each = spans.spans.iter().flat_map(|span| {
+                    (span.first..span.end).map(|leaf| (leaf, span.known))
+                });
+                prop_assert_eq!(each.collect::<Vec<_>>(), Vec::from_iter(model.clone()));
+                let is_joined = spans.spans.windows(2).any(|two| two[0].is_joined_by(&two[1]));
+                prop_assert!(!is_joined, "{:?}", spans.spans);
+            }
+        }
     }
 
     #[test]

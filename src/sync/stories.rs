@@ -10,6 +10,7 @@ use zerocopy::little_endian::U64;
 
 use crate::layout::DataLocId;
 use crate::layout::Revision;
+use crate::sync::ClientCounters;
 use crate::sync::ClientEvent;
 use crate::sync::Device;
 use crate::sync::DeviceConfig;
@@ -152,10 +153,38 @@ fn what_is_lost_within_a_period_is_repaired_alone() {
             - before.leaves_repaired
             - before.leaves_repeated;
     }
-    // An EVENT has some ten leaves. A period whose first or last one is lost is asked
-    // for as a whole, which is 2,000 leaves: a few of all.
+    // An EVENT has some ten leaves. A period whose first one is lost is asked for as a
+    // whole, which is 2,000 leaves: a few of all.
     assert!(lossy >= 15 && lost >= 2 * lossy, "{lossy} lossy periods lost {lost}");
     assert!(brought < 400 * lossy, "{brought} leaves for {lost} EVENTs of {lossy} periods");
+}
+
+#[test]
+fn what_a_loss_brings_follows_from_where_it_lies_in_its_period() {
+    let mut world = World::new(6, MemTree::new(2_000, 64), 1);
+    (0..2_000).for_each(|leaf| world.write(leaf, &[b'o'; 60]));
+    settle(&mut world);
+    // All leaves change, in EVENTs of twelve: 167, of which the last one has eight.
+    for (lost, brought) in [
+        (vec![50], 12),
+        (vec![50, 51, 52], 36),
+        (vec![50, 90], 24),
+        (vec![167], 8),
+        (vec![166, 167], 2_000),
+        (vec![1], 2_000),
+        (vec![1, 50], 2_000),
+    ] {
+        let before = *world.copies[0].client.counters();
+        let first = world.server.counters().events;
+        world.doomed = lost.iter().map(|number| first + number).collect();
+        (0..2_000).for_each(|leaf| world.write(leaf, &[b'n'; 60]));
+        settle(&mut world);
+        let after = world.copies[0].client.counters();
+        let came = |counters: &ClientCounters| counters.leaves_repaired + counters.leaves_repeated;
+        assert_eq!(after.events_lost - before.events_lost, lost.len() as u64);
+        assert_eq!(came(after) - came(&before), brought, "{lost:?}");
+        assert_eq!(world.server.counters().events - first, 167);
+    }
 }
 
 #[test]

@@ -38,8 +38,10 @@ impl Follower {
     pub(crate) fn advance<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, tree: &T) {
         self.give_up_late_asks(desk);
         self.waits_for_repair = desk.now < self.repair_at && !self.spans.is_live();
-        if !self.waits_for_repair {
+        // Most datagrams change nothing that could be asked for.
+        if !self.waits_for_repair && !self.is_all_asked {
             while self.ask_for_stale(desk, tree) {}
+            self.is_all_asked = true;
         }
         self.audit(desk, tree);
         if desk.ear.is_due(desk.now) || desk.now >= self.last_sent.after(self.joined.lease / 3) {
@@ -55,15 +57,18 @@ impl Follower {
     fn give_up_late_asks(&mut self, desk: &mut Desk<'_>) {
         let asked = self.asks.len();
         let is_late = |ask: &Ask| ask.deadline <= desk.now;
+        if !self.asks.iter().any(is_late) {
+            return;
+        }
         let is_silent = self.asks.iter().filter(|ask| is_late(ask)).all(Ask::is_unanswered);
         self.asks.retain(|ask| !is_late(ask));
         let late = asked - self.asks.len();
         desk.counters.requests_timed_out += late as u64;
-        match (late, is_silent) {
-            (0, _) => {}
+        self.is_all_asked = false;
+        match is_silent {
             // REQUESTs that went together wait together: one step back for all.
-            (_, true) => self.round_trip.back_off(),
-            (_, false) => self.round_trip.answered(),
+            true => self.round_trip.back_off(),
+            false => self.round_trip.answered(),
         }
     }
 

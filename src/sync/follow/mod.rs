@@ -70,7 +70,6 @@ enum Older {
 /// The last EVENT of the run, if its period goes on: what the next one is held against.
 #[derive(Clone, Copy, Debug)]
 struct Tail {
-    event_num: u64,
     /// Of the end of its period, which no other has.
     watermark: u64,
     digest: u64,
@@ -82,10 +81,10 @@ impl Tail {
     fn of(header: &Header, leaves: Option<&RangeInclusive<u32>>) -> Option<Tail> {
         let closes = Flags(header.flags.get()).has(Flags::CLOSES_PERIOD);
         let (watermark, digest) = (header.watermark.get(), header.digest.get());
-        let (event_num, last_leaf) = (header.event_num.get(), *leaves?.end());
+        let last_leaf = *leaves?.end();
         // A relay that does not know its watermark says zero in every period.
         let is_told = watermark > 0 && source_in_sync(header);
-        (is_told && !closes).then_some(Tail { event_num, watermark, digest, last_leaf })
+        (is_told && !closes).then_some(Tail { watermark, digest, last_leaf })
     }
 
     /// Whether an EVENT is of the same period.
@@ -156,6 +155,8 @@ pub(crate) struct Follower {
     repair_at: Time,
     /// A part is stale, and the random delay before the REQUEST still runs.
     waits_for_repair: bool,
+    /// There is nothing to ask for until a span or a REQUEST changes.
+    is_all_asked: bool,
     round_trip: RoundTrip,
     audit_at: Time,
     /// Leaf at which a running audit goes on.
@@ -196,12 +197,13 @@ impl Follower {
             mismatches_in_row: 0,
             compare_at: now,
             is_false_run: false,
-            lease_event_num: 0,
             lease_number: 0,
+            lease_event_num: 0,
             asks: Vec::with_capacity(REPAIRS_MAX),
             next_request_id: LEASE_REQUEST_ID + 1,
             repair_at: now,
             waits_for_repair: false,
+            is_all_asked: false,
             round_trip: RoundTrip::default(),
             audit_at: now,
             audit_from: None,
@@ -232,6 +234,7 @@ impl Follower {
         self.is_in_sync = false;
         (self.lease_number, self.lease_event_num) = (0, 0);
         self.asks.clear();
+        self.is_all_asked = false;
         // The session that was not answered is over, and the door has answered.
         self.round_trip.answered();
         self.repair_at = now;
@@ -318,8 +321,9 @@ impl Follower {
             return;
         }
         if event_num > self.expected {
-            let lost = self.lost_between(header, ids.as_ref());
-            self.lost_before(desk, event_num, lost);
+            let is_of_period = self.tail.is_some_and(|tail| tail.is_of_period(header));
+            let before = ids.as_ref().filter(|_| is_of_period).map(|ids| *ids.start());
+            self.lost_before(desk, event_num, before);
         }
         desk.counters.events += 1;
         self.expected = event_num + 1;
@@ -338,7 +342,7 @@ impl Follower {
     ) {
         let event_num = header.event_num.get();
         if event_num >= self.expected {
-            self.lost_before(desk, event_num + 1, EVERY_LEAF);
+            self.lost_before(desk, event_num + 1, None);
         }
         let is_current = event_num + 1 == self.expected;
         if is_current && Flags(header.flags.get()).has(Flags::CLOSES_PERIOD) {
@@ -346,26 +350,27 @@ impl Follower {
         }
     }
 
-    /// The leaves that the EVENTs can have carried which are missing before this one
-    /// with its leaves. A period's leaves come ascending (R15): if the last EVENT that
-    /// came is of the same period, they lie between.
-    fn lost_between(&self, header: &Header, leaves: Option<&RangeInclusive<u32>>) -> Range<u32> {
-        let tail = self.tail.filter(|tail| tail.event_num + 1 == self.expected);
-        match (tail.filter(|tail| tail.is_of_period(header)), leaves) {
-            // Each of them carried a leaf.
-            (Some(tail), Some(leaves)) if leaves.start().saturating_sub(tail.last_leaf) > 1 => {
-                tail.last_leaf + 1..*leaves.start()
-            }
-            _ => EVERY_LEAF,
-        }
+    /// The leaves that the EVENTs from `expected` to the one before `next` can have
+    /// carried, where `before` is the first leaf of the EVENT `next`, if that is of the
+    /// same period as the last one that came. A period's leaves come ascending (R15).
+    fn lost_leaves(&self, next: u64, before: Option<u32>) -> Range<u32> {
+        let Some(tail) = self.tail else { return EVERY_LEAF };
+        // A single one is of the period of the tail, which does not close it.
+        let is_single = next == self.expected + 1;
+        let all = self.selection.ranges.last().map_or(0, |range| range.end);
+        let Some(end) = before.or(is_single.then_some(all)) else { return EVERY_LEAF };
+        let lost = tail.last_leaf.saturating_add(1)..end;
+        // Each of them carried a leaf.
+        if lost.is_empty() { EVERY_LEAF } else { lost }
     }
 
-    /// The EVENTs from `expected` up to the one before `next` did not come; they can
-    /// have carried no other leaves than these.
-    fn lost_before(&mut self, desk: &mut Desk<'_>, next: u64, leaves: Range<u32>) {
+    /// The EVENTs from `expected` up to the one before `next` did not come.
+    /// `before` as in [`Follower::lost_leaves`].
+    fn lost_before(&mut self, desk: &mut Desk<'_>, next: u64, before: Option<u32>) {
         desk.counters.gaps += 1;
         desk.counters.events_lost = desk.counters.events_lost.saturating_add(next - self.expected);
-        self.spans.fall_back(leaves, self.closed);
+        self.spans.fall_back(self.lost_leaves(next, before), self.closed);
+        self.is_all_asked = false;
         self.expected = next;
         self.run_start = next;
         self.tail = None;
@@ -422,6 +427,7 @@ impl Follower {
         let known = if in_row < 2 { Known::Unknown } else { Known::Since(Revision::ZERO) };
         self.spans.set_all(known);
         self.asks.clear();
+        self.is_all_asked = false;
     }
 
     /// Takes a RESPONSE (claims 8 and 21).
@@ -433,6 +439,7 @@ impl Follower {
         leaves: LeafIter<'_>,
         tree: &mut T,
     ) {
+        self.is_all_asked = false;
         let event_num = header.event_num.get();
         let position = self.asks.iter().position(|ask| ask.id == body.request_id.get());
         let is_lease = body.request_id.get() == LEASE_REQUEST_ID;
@@ -492,7 +499,7 @@ impl Follower {
     /// the copy is not in sync, whatever comes late.
     fn hear_of(&mut self, desk: &mut Desk<'_>, event_num: u64) {
         if event_num >= self.expected {
-            self.lost_before(desk, event_num + 1, EVERY_LEAF);
+            self.lost_before(desk, event_num + 1, None);
         }
     }
 
