@@ -41,26 +41,33 @@ unsafe fn checksums_crc<L: Load>(records: impl Records, out: &mut [u32]) {
 
 struct Instructions;
 
+// Each with the extension itself, and not always inline as on x86-64: from rustc 1.96 on the
+// intrinsics are put only inside of what has it. That compiler takes them for safe there.
+#[allow(unused_unsafe)]
 impl Crc for Instructions {
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "crc")]
     unsafe fn u8(crc: u64, value: u8) -> u64 {
         // SAFETY: the caller promises the CRC extension.
         u64::from(unsafe { simd::__crc32cb(crc as u32, value) })
     }
 
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "crc")]
     unsafe fn u16(crc: u64, value: u16) -> u64 {
         // SAFETY: the caller promises the CRC extension.
         u64::from(unsafe { simd::__crc32ch(crc as u32, value) })
     }
 
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "crc")]
     unsafe fn u32(crc: u64, value: u32) -> u64 {
         // SAFETY: the caller promises the CRC extension.
         u64::from(unsafe { simd::__crc32cw(crc as u32, value) })
     }
 
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "crc")]
     unsafe fn u64(crc: u64, value: u64) -> u64 {
         // SAFETY: the caller promises the CRC extension.
         u64::from(unsafe { simd::__crc32cd(crc as u32, value) })

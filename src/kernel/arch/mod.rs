@@ -86,10 +86,12 @@ enum Ahead {
 /// Where records begin that are computed side by side.
 trait Places: Copy {
     /// How memory is asked for ahead of them.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // The version that folds asks.
     fn ahead(self) -> Ahead;
     /// Where record `i` of them begins.
     fn at(self, i: usize) -> *const u8;
     /// The same places, so many bytes on.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // As above.
     fn behind(self, len: usize) -> Self;
 }
 
