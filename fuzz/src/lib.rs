@@ -1,5 +1,7 @@
 //! The bodies of the fuzz targets, shared with the replay in tests/corpus.
 
+// Some of it is for the altered inputs of tests/corpus alone.
+#[allow(dead_code)]
 #[path = "../../tests/corpus/bodies/mod.rs"]
 mod bodies;
 
