@@ -14,7 +14,8 @@
 //!
 //! With the right to make a network namespace (root), all that is sent is sent to a
 //! device as well that takes segments unsplit and drops them: what is measured there
-//! is the way to a network card, without the card.
+//! is the way to a network card, without the card. There the memory is lent, too
+//! (`MSG_ZEROCOPY`, large pages), beside a bare loop that lends, and beside copying.
 //!
 //! `cargo bench --features net --bench transport`; with `--test`, or when run by
 //! `cargo test`, every part runs once and nothing is measured.
@@ -92,6 +93,7 @@ mod linux {
                 Ok(device) => {
                     println!("the same to a device that drops all ({device})");
                     send_all(SINK, &effort);
+                    effort.destinations.iter().for_each(|count| lend(*count, &effort));
                     two_threads(SINK, &effort);
                 }
             });
@@ -181,6 +183,70 @@ mod linux {
                 clock.elapsed()
             },
         );
+    }
+
+    /// Lent memory, as a server's ring is: beside a bare loop that lends, then beside our
+    /// own sends that copy. What is over is asked for after every 16 periods, and by
+    /// both where the kernel finds no room for more.
+    fn lend(count: usize, effort: &Effort) {
+        let of = || {
+            let zerocopy = Offload::Detect;
+            socket_with(SINK, SocketOptions { zerocopy, ..SocketOptions::default() })
+        };
+        let (mut ours, mut copying, bare_socket) = (of(), of(), of());
+        let (_, to) = destinations(SINK, count);
+        let mut memory = LargePages::new();
+        let memory = memory.period();
+        let mut bare = BareSend::new(&to, memory, true);
+        let whole = (count * DATAGRAMS) as u64;
+        let mut turn = 0;
+        let mut lend_ours = || {
+            let clock = Instant::now();
+            let segments = Segments::new(memory, SEGMENT);
+            let (report, _) = ours.lend_segments(Destinations::Each(&to), segments);
+            turn += 1;
+            if turn % 16 == 0 {
+                ours.reclaim();
+            }
+            let took = clock.elapsed();
+            assert_eq!(report.datagrams_sent, whole, "{report:?}");
+            took
+        };
+        let mut lend_bare = || {
+            let clock = Instant::now();
+            bare.lend(&bare_socket);
+            clock.elapsed()
+        };
+        let datagrams = count * DATAGRAMS;
+        compare(&format!("lend to {count:>4}"), datagrams, effort, &mut lend_ours, &mut lend_bare);
+        compare(&format!("lend, copy to {count:>4}"), datagrams, effort, &mut lend_ours, || {
+            let clock = Instant::now();
+            copying.send_segments(Destinations::Each(&to), Segments::new(memory, SEGMENT));
+            clock.elapsed()
+        });
+        let counters = ours.counters();
+        assert_eq!(counters.lent_copied, 0, "{counters:?}");
+    }
+
+    /// Memory of large pages, if the system has them.
+    struct LargePages(Vec<u8>);
+
+    impl LargePages {
+        const PAGE: usize = 2 << 20;
+
+        fn new() -> LargePages {
+            LargePages(Vec::with_capacity(2 * LargePages::PAGE))
+        }
+
+        fn period(&mut self) -> &[u8] {
+            let start = self.0.as_ptr().align_offset(LargePages::PAGE);
+            let first = self.0.as_mut_ptr().wrapping_add(start);
+            // SAFETY: the page lies within memory that the vector owns and has not touched;
+            // the advice changes none of its bytes.
+            unsafe { libc::madvise(first.cast(), LargePages::PAGE, libc::MADV_HUGEPAGE) };
+            self.0.resize(2 * LargePages::PAGE, 0x5a);
+            &self.0[start..start + PERIOD]
+        }
     }
 
     /// Two threads, each to 32 destinations of its own: handles of one socket (ours),
@@ -336,6 +402,7 @@ mod linux {
     /// Headers written once, for a loop of system calls and nothing else. What they
     /// point to is held beside them and does not move.
     struct BareSend<'m> {
+        turn: u32,
         headers: Vec<libc::mmsghdr>,
         _addresses: Vec<libc::sockaddr_in>,
         _parts: Vec<libc::iovec>,
@@ -365,7 +432,7 @@ mod linux {
                 }
             }
             let (_addresses, _parts, _control) = (addresses, parts, control);
-            BareSend { headers, _addresses, _parts, _control, _memory: memory }
+            BareSend { turn: 0, headers, _addresses, _parts, _control, _memory: memory }
         }
 
         fn send(&mut self, socket: &UdpSocket) {
@@ -378,6 +445,45 @@ mod linux {
                 let sent = unsafe { libc::sendmmsg(descriptor, first, count as u32, flags) };
                 assert_eq!(sent, count as i32, "the bare loop sends everything");
             }
+        }
+    }
+
+    impl BareSend<'_> {
+        /// The same calls with `MSG_ZEROCOPY`.
+        fn lend(&mut self, socket: &UdpSocket) {
+            let descriptor = socket.as_raw_fd();
+            let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_ZEROCOPY) as _;
+            for headers in self.headers.chunks_mut(MESSAGES_MAX) {
+                let mut done = 0;
+                while done < headers.len() {
+                    let (first, count) = (headers[done..].as_mut_ptr(), headers.len() - done);
+                    // SAFETY: as in `send`; the kernel reads memory that nobody writes.
+                    let sent = unsafe { libc::sendmmsg(descriptor, first, count as u32, flags) };
+                    done += usize::try_from(sent).unwrap_or(0);
+                    if done < headers.len() {
+                        forget_notes(socket);
+                    }
+                }
+            }
+            self.turn += 1;
+            if self.turn.is_multiple_of(16) {
+                forget_notes(socket);
+            }
+        }
+    }
+
+    /// Empties the error queue.
+    fn forget_notes(socket: &UdpSocket) {
+        let mut control = [0_u64; 32];
+        let mut header = empty_header().msg_hdr;
+        let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+        let mut came = 0;
+        while came >= 0 {
+            header.msg_control = control.as_mut_ptr().cast();
+            header.msg_controllen = size_of_val(&control) as _;
+            // SAFETY: the header points at room of its own with its length, and at
+            // nothing else.
+            came = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
         }
     }
 

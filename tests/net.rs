@@ -497,3 +497,91 @@ mod silent_neighbour {
         }
     }
 }
+
+/// Lends periods until the kernel is done with them, and gives the socket back.
+#[cfg(target_os = "linux")]
+fn lend_periods(home: &str, to: &[SocketAddr], periods: usize) -> UdpSocket {
+    let options = SocketOptions { zerocopy: Offload::Detect, ..options() };
+    let mut sender = bind_with(home, &options);
+    assert_eq!(sender.capabilities().zerocopy, Support::Available);
+    let memory: Vec<u8> = (0..40 * 1_200).map(|at| (at / 1_200) as u8).collect();
+    let deadline = Instant::now() + WATCHDOG;
+    for _ in 0..periods {
+        let segments = Segments::new(&memory, 1_200);
+        let (report, lent) = sender.lend_segments(Destinations::Each(to), segments);
+        assert_eq!(report.datagrams_sent, 40 * to.len() as u64, "{report:?}");
+        while lent.is_some_and(|lent| !sender.is_over(lent)) {
+            assert!(Instant::now() < deadline, "the kernel keeps what it was lent");
+            sender.reclaim();
+        }
+    }
+    sender
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn lent_memory_arrives_and_is_given_up_where_the_kernel_copies() {
+    for home in families() {
+        let mut receiver = bind(home);
+        let sender = lend_periods(home, &[address(&receiver)], 2);
+        let mut batch = RecvBatch::default();
+        let found = collect(&mut receiver, &mut batch, 80);
+        let wanted = (0..40).cycle().take(80).map(|at| vec![at as u8; 1_200]);
+        assert!(found.into_iter().map(|(_, datagram)| datagram).eq(wanted));
+        // Loopback hands the bytes to somebody who may keep them, so they are copied.
+        let counters = sender.counters();
+        assert_eq!((counters.lent, counters.lent_copied), (2, 2));
+        let sender = lend_periods(home, &[address(&receiver)], 70);
+        assert_eq!(sender.counters().lent, 64);
+        assert_eq!(sender.capabilities().zerocopy, Support::GivenUp);
+        // What is short is not worth it.
+        let mut sender = bind_with(home, &SocketOptions { zerocopy: Offload::Detect, ..options() });
+        let segments = Segments::new(&[1; 1_200], 1_200);
+        let to = [address(&receiver)];
+        assert_eq!(sender.lend_segments(Destinations::Each(&to), segments).1, None);
+        // Another handle lends nothing: the kernel's numbers are those of the socket.
+        let clone = sender.try_clone().expect("a descriptor is left");
+        assert_eq!(clone.capabilities().zerocopy, Support::Disabled);
+    }
+}
+
+/// Set in a test that was started again in a network of its own.
+#[cfg(target_os = "linux")]
+const INSIDE: &str = "MAPLEAF_TEST_INSIDE";
+
+#[cfg(target_os = "linux")]
+#[test]
+fn lent_memory_leaves_uncopied_by_a_device_that_takes_it() {
+    let name = "lent_memory_leaves_uncopied_by_a_device_that_takes_it";
+    if std::env::var_os(INSIDE).is_none() {
+        // Loopback is where the socket tries how many segments a message takes.
+        let script = "{ ip link add sink type dummy || ip link add sink type ifb; } && \
+                      ip addr add 10.77.0.1/16 dev sink && \
+                      ip link set sink up && ip link set lo up && exec \"$@\"";
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-n", "sh", "-c", script, "sh"]);
+        command.arg(std::env::current_exe().expect("a test has a name"));
+        command.args([name, "--exact", "--nocapture"]).env(INSIDE, "1");
+        let told = match command.output() {
+            Ok(told) => told,
+            Err(error) => return println!("skipped, no network of its own: {error}"),
+        };
+        let [stdout, stderr] =
+            [&told.stdout, &told.stderr].map(|text| String::from_utf8_lossy(text));
+        if !stdout.contains("running 1 test") {
+            return println!("skipped, no device that drops all: {stderr}");
+        }
+        assert!(told.status.success(), "{stdout}{stderr}");
+        return;
+    }
+    // More messages than the kernel has room to note at a time.
+    let to: Vec<SocketAddr> = (0..600_u16)
+        .map(|number| SocketAddr::from(([10, 77, 1 + (number >> 8) as u8, number as u8], 4_720)))
+        .collect();
+    let sender = lend_periods("10.77.0.1:0", &to, 3);
+    let counters = sender.counters();
+    assert_eq!(counters.lent_copied, 0, "{counters:?}");
+    // All were lent, but for those that found no room.
+    assert!((200..=1_800).contains(&counters.lent), "{counters:?}");
+    assert_eq!(sender.capabilities().zerocopy, Support::Available);
+}

@@ -12,6 +12,7 @@ use anyhow::bail;
 use mapleaf::layout::limits::DATAGRAM_SIZE_MAX;
 use mapleaf::layout::limits::DATAGRAM_SIZE_MIN;
 use mapleaf::net::Interface;
+use mapleaf::net::Offload;
 use mapleaf::runtime::Transport;
 
 /// Units of time, with their length in microseconds.
@@ -71,6 +72,15 @@ pub(crate) fn transport(text: &str) -> Result<Transport, String> {
         "udp" => Ok(Transport::Udp),
         "raw" => Ok(Transport::Raw),
         _ => Err("wanted udp or raw".to_owned()),
+    }
+}
+
+/// Whether something that the system may have is used.
+pub(crate) fn offload(text: &str) -> Result<Offload, String> {
+    match text {
+        "auto" => Ok(Offload::Detect),
+        "off" => Ok(Offload::Off),
+        _ => Err("wanted auto or off".to_owned()),
     }
 }
 

@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use clap::builder::BoolishValueParser;
 
 use mapleaf::net::Interface;
+use mapleaf::net::Offload;
 use mapleaf::runtime;
 use mapleaf::runtime::Control;
 use mapleaf::runtime::Durability;
@@ -60,6 +61,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "MAPLEAF_SENDERS", value_name = "N", default_value = "0",
         value_parser = clap::value_parser!(u32).range(0..=SENDERS_MAX as i64))]
     senders: u32,
+    /// Let the kernel send long periods from where they lie (MSG_ZEROCOPY), until it
+    /// copies all the same. Not with --senders or --transport raw
+    #[arg(long, env = "MAPLEAF_ZEROCOPY", value_name = "auto|off", default_value = "auto",
+        value_parser = parse::offload)]
+    zerocopy: Offload,
     /// What an acknowledged report survives: the death of the process, or power loss as
     /// well (a redo log beside the tree; reports wait for the disk)
     #[arg(long, env = "MAPLEAF_DURABILITY", value_enum, default_value_t = Survives::Process,
@@ -92,6 +98,7 @@ impl ServeArgs {
         options.transport = self.serving.transport;
         options.waiting = if self.busy_poll { Waiting::Spin } else { Waiting::Sleep };
         options.senders = self.senders as usize;
+        options.zerocopy = self.zerocopy;
         options.durability = match self.durability {
             Survives::Process => Durability::Process,
             Survives::Power => Durability::Power,

@@ -11,6 +11,9 @@ use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::net::SocketAddrV6;
 
+use crate::net::lending::How;
+use crate::net::lending::Over;
+
 /// Length of `struct sockaddr_in`.
 const V4_LEN: usize = 16;
 /// Length of `struct sockaddr_in6`.
@@ -142,10 +145,18 @@ pub(super) struct Notes {
     pub(super) segment: Option<usize>,
     /// Messages dropped from the queue since the socket was made, modulo 2^32.
     pub(super) drops: Option<u32>,
+    /// Messages from lent memory that are over.
+    pub(super) over: Option<Over>,
 }
 
 impl Notes {
     fn add(&mut self, (level, kind, data): (c_int, c_int, &[u8])) {
+        if let (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR) =
+            (level, kind)
+        {
+            self.over = data.first_chunk().and_then(decode_over);
+            return;
+        }
         let Some(data) = data.first_chunk::<4>() else {
             return;
         };
@@ -157,6 +168,24 @@ impl Notes {
             _ => {}
         }
     }
+}
+
+/// `SO_EE_ORIGIN_ZEROCOPY` and `SO_EE_CODE_ZEROCOPY_COPIED` of linux/errqueue.h.
+const ORIGIN_ZEROCOPY: u8 = 5;
+const CODE_COPIED: u8 = 1;
+
+/// What a `struct sock_extended_err` says of lent memory, if it is about that:
+///
+/// ```text
+/// errno u32 | origin u8 | type u8 | code u8 | filling u8 | first u32 | last u32
+/// ```
+fn decode_over(error: &[u8; 16]) -> Option<Over> {
+    let number = |at: usize| error.get(at..)?.first_chunk().copied().map(u32::from_ne_bytes);
+    let [_, _, _, _, origin, _, code, ..] = *error;
+    let copied = code & CODE_COPIED != 0;
+    let how = if copied { How::Copied } else { How::InPlace };
+    let over = Over { first: number(8)?, last: number(12)?, how };
+    (origin == ORIGIN_ZEROCOPY).then_some(over)
 }
 
 /// Takes the first control message (level, type, data) off `rest`.
@@ -209,7 +238,8 @@ mod tests {
         bytes.extend(control(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, u32::MAX));
         bytes.extend(control(libc::SOL_UDP, libc::UDP_GRO, 1_200));
         let notes = room(&bytes).decode(bytes.len());
-        assert_eq!(notes, Notes { segment: Some(1_200), drops: Some(u32::MAX) });
+        let expected = Notes { segment: Some(1_200), drops: Some(u32::MAX), ..Notes::default() };
+        assert_eq!(notes, expected);
         assert_eq!(room(&bytes).decode(0), Notes::default());
     }
 

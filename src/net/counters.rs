@@ -27,6 +27,10 @@ pub struct Counters {
     pub truncated: u64,
     /// Messages that were refused as segments and accepted one by one.
     pub gso_fallbacks: u64,
+    /// Messages sent from lent memory that are over.
+    pub lent: u64,
+    /// Those of them that the kernel copied all the same.
+    pub lent_copied: u64,
     /// Messages that the kernel dropped because the receive queue was full. Linux
     /// tells with the next message that is not dropped; elsewhere this stays 0.
     pub queue_drops: u64,
@@ -39,6 +43,8 @@ impl Counters {
         self.would_block += tally.report.would_block;
         self.send_errors += tally.errors;
         self.gso_fallbacks += tally.gso_fallbacks;
+        self.lent += tally.lent;
+        self.lent_copied += tally.lent_copied;
     }
 }
 
@@ -53,6 +59,8 @@ impl AddAssign for Counters {
         self.send_errors += other.send_errors;
         self.truncated += other.truncated;
         self.gso_fallbacks += other.gso_fallbacks;
+        self.lent += other.lent;
+        self.lent_copied += other.lent_copied;
         self.queue_drops += other.queue_drops;
     }
 }
@@ -139,6 +147,8 @@ pub(super) struct Tally {
     pub(super) report: SendReport,
     pub(super) errors: SendErrors,
     pub(super) gso_fallbacks: u64,
+    pub(super) lent: u64,
+    pub(super) lent_copied: u64,
 }
 
 impl Tally {

@@ -12,6 +12,9 @@ use std::sync::OnceLock;
 use socket2::Socket;
 
 use crate::net::counters::Tally;
+use crate::net::lending;
+use crate::net::lending::How;
+use crate::net::lending::Ledger;
 use crate::net::options::Offload;
 use crate::net::options::SocketOptions;
 use crate::net::options::Support;
@@ -53,6 +56,67 @@ pub(super) fn transmit<'m>(
         let send_one = |to, datagram: &[u8]| transmit::send_one(socket, to, datagram);
         transmit::send_filled(count, again, send_many, &send_one, gso, tally);
     }
+}
+
+/// Sends the messages from memory that the kernel may read until they are over. Those
+/// for which it has no room to note that are copied.
+pub(super) fn lend<'m>(
+    socket: &UdpSocket,
+    arrays: &mut SendArrays,
+    mut messages: impl Iterator<Item = Message<'m>> + Clone,
+    gso: &mut Gso,
+    tally: &mut Tally,
+    ledger: &mut Ledger,
+) {
+    let mut told = Tally::default();
+    loop {
+        let again = messages.clone();
+        let mut filled = arrays.fill(messages.by_ref().take(MESSAGES_MAX));
+        let count = filled.len();
+        if count == 0 {
+            tally.lent += told.lent;
+            tally.lent_copied += told.lent_copied;
+            return;
+        }
+        let send_many = |from| {
+            let outcome = match filled.lend(socket, from) {
+                // The notes that wait to be read take the room.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    reclaim(socket, ledger, &mut told);
+                    filled.lend(socket, from)
+                }
+                outcome => outcome,
+            };
+            match outcome {
+                Ok(sent) => {
+                    ledger.note_lent(sent);
+                    Ok(sent)
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    filled.send(socket, from)
+                }
+                outcome => outcome,
+            }
+        };
+        let send_one = |to, datagram: &[u8]| transmit::send_one(socket, to, datagram);
+        transmit::send_filled(count, again, send_many, &send_one, gso, tally);
+    }
+}
+
+/// Reads which messages from lent memory are over.
+pub(super) fn reclaim(socket: &UdpSocket, ledger: &mut Ledger, tally: &mut Tally) {
+    while let Ok(notes) = sys::read_error_queue(socket) {
+        let Some(over) = notes.over else { continue };
+        let count = ledger.note_over(over);
+        tally.lent += count;
+        tally.lent_copied += if over.how == How::Copied { count } else { 0 };
+    }
+}
+
+/// Whether the kernel lends: since 5.0.
+pub(super) fn zerocopy(socket: &UdpSocket, wanted: Offload) -> Ledger {
+    let on = || sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ZEROCOPY, 1).is_ok();
+    Ledger::new(lending::wanted(wanted, on))
 }
 
 pub(super) fn set_buffers(socket: &UdpSocket, options: &SocketOptions) -> io::Result<()> {

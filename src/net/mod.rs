@@ -22,6 +22,7 @@
 mod abi;
 mod batch;
 mod counters;
+mod lending;
 #[cfg(target_os = "linux")]
 mod linux;
 mod multicast;
@@ -48,6 +49,7 @@ pub use batch::RecvBatch;
 pub use counters::Counters;
 pub use counters::SendErrors;
 pub use counters::SendReport;
+pub use lending::Lent;
 pub use multicast::Interface;
 pub use options::Capabilities;
 pub use options::Offload;

@@ -16,6 +16,8 @@ pub struct SocketOptions {
     pub gso: Offload,
     /// Whether datagrams may arrive joined and be split here (GRO).
     pub gro: Offload,
+    /// Whether [`crate::net::UdpSocket::lend_segments`] lends memory (`MSG_ZEROCOPY`).
+    pub zerocopy: Offload,
 }
 
 impl Default for SocketOptions {
@@ -26,6 +28,7 @@ impl Default for SocketOptions {
             reuse_port: ReusePort::Exclusive,
             gso: Offload::Detect,
             gro: Offload::Detect,
+            zerocopy: Offload::Off,
         }
     }
 }
@@ -72,6 +75,8 @@ pub struct Capabilities {
     pub segments_max: usize,
     /// Joined receiving: one message carries many datagrams in.
     pub gro: Support,
+    /// Sends from lent memory. Given up where the kernel copies all the same.
+    pub zerocopy: Support,
     /// Whether the kernel reports what it dropped from a full receive queue.
     pub queue_drops: Support,
 }

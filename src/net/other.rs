@@ -11,6 +11,8 @@ use socket2::SockRef;
 use socket2::Socket;
 
 use crate::net::counters::Tally;
+use crate::net::lending;
+use crate::net::lending::Ledger;
 use crate::net::options::Offload;
 use crate::net::options::SocketOptions;
 use crate::net::options::Support;
@@ -71,6 +73,24 @@ pub(super) fn transmit<'m>(
     for message in messages {
         transmit::send_split(&message, &send_one, tally);
     }
+}
+
+/// Nothing is lent there.
+pub(super) fn lend<'m>(
+    socket: &UdpSocket,
+    arrays: &mut SendArrays,
+    messages: impl Iterator<Item = Message<'m>>,
+    gso: &mut Gso,
+    tally: &mut Tally,
+    _: &mut Ledger,
+) {
+    transmit(socket, arrays, messages, gso, tally);
+}
+
+pub(super) fn reclaim(_: &UdpSocket, _: &mut Ledger, _: &mut Tally) {}
+
+pub(super) fn zerocopy(_: &UdpSocket, wanted: Offload) -> Ledger {
+    Ledger::new(lending::wanted(wanted, || false))
 }
 
 /// Some systems refuse what they cannot give; what they have stays then.

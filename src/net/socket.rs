@@ -18,6 +18,8 @@ use crate::net::batch::RecvBatch;
 use crate::net::counters::Counters;
 use crate::net::counters::SendReport;
 use crate::net::counters::Tally;
+use crate::net::lending::Ledger;
+use crate::net::lending::Lent;
 use crate::net::options::Capabilities;
 use crate::net::options::ReusePort;
 use crate::net::options::SocketOptions;
@@ -40,6 +42,7 @@ pub struct UdpSocket {
     gso: Gso,
     gro: Support,
     queue_drops: Support,
+    ledger: Ledger,
     arrays: platform::SendArrays,
     /// What sends in place of `inner`, if it was asked for.
     raw: Option<platform::RawSender>,
@@ -85,6 +88,7 @@ impl UdpSocket {
             gso: platform::gso(&socket, options.gso),
             gro: platform::gro(&socket, options.gro),
             queue_drops: platform::queue_drops(&socket),
+            ledger: platform::zerocopy(&socket, options.zerocopy),
             arrays: Default::default(),
             raw: None,
             counters: Counters::default(),
@@ -111,6 +115,8 @@ impl UdpSocket {
             gso: self.gso,
             gro: self.gro,
             queue_drops: self.queue_drops,
+            // The kernel numbers what a socket lends, whatever the handle: one handle lends.
+            ledger: Ledger::unused(),
             arrays: Default::default(),
             counters: Counters::default(),
             drops_seen: 0,
@@ -179,6 +185,7 @@ impl UdpSocket {
             gso: self.gso.support(),
             segments_max: self.gso.segments_max(),
             gro: self.gro,
+            zerocopy: self.ledger.support(),
             queue_drops: self.queue_drops,
         }
     }
@@ -203,6 +210,43 @@ impl UdpSocket {
     ) -> SendReport {
         let segments_max = self.gso.segments_max();
         self.transmit(segments.messages(destinations, segments_max))
+    }
+
+    /// Sends like [`UdpSocket::send_segments`], but lends the memory to the kernel where
+    /// that is on and pays: what it lends must not be written before
+    /// [`UdpSocket::is_over`] says so, or datagrams leave garbled. Nothing is lent where
+    /// no moment is returned.
+    ///
+    /// # Panics
+    ///
+    /// Like [`UdpSocket::send_segments`].
+    pub fn lend_segments(
+        &mut self,
+        destinations: Destinations<'_>,
+        segments: Segments<'_>,
+    ) -> (SendReport, Option<Lent>) {
+        if self.raw.is_some() || !self.ledger.takes(segments.bytes()) {
+            return (self.send_segments(destinations, segments), None);
+        }
+        let messages = segments.messages(destinations, self.gso.segments_max());
+        let mut tally = Tally::default();
+        let UdpSocket { inner, arrays, gso, ledger, .. } = self;
+        platform::lend(inner, arrays, messages, gso, &mut tally, ledger);
+        self.counters.note_sends(&tally);
+        (tally.report, self.ledger.now())
+    }
+
+    /// Whether the kernel is done with what was lent before this moment, as far as
+    /// [`UdpSocket::reclaim`] has read.
+    pub fn is_over(&self, lent: Lent) -> bool {
+        self.ledger.is_over(lent)
+    }
+
+    /// Reads what the kernel says of memory that it was lent.
+    pub fn reclaim(&mut self) {
+        let mut tally = Tally::default();
+        platform::reclaim(&self.inner, &mut self.ledger, &mut tally);
+        self.counters.note_sends(&tally);
     }
 
     /// Sends to each destination segments of its own: many answers at once.

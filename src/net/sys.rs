@@ -20,6 +20,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 
+use crate::net::abi::Notes;
 use crate::net::abi::RawAddress;
 use crate::net::abi::ReceiveControl;
 use crate::net::abi::SegmentControl;
@@ -216,10 +217,21 @@ impl Filled<'_, '_> {
     /// Sends the messages from the one at `from` on, and tells how many the kernel
     /// took before one failed. An error is that of the first one.
     pub(super) fn send(&mut self, socket: &impl AsRawFd, from: usize) -> io::Result<usize> {
+        self.send_with(socket, from, 0)
+    }
+
+    /// The same, but the kernel may read the memory until it says that the messages are
+    /// over. It is the caller's who writes there meanwhile: the datagrams are garbled
+    /// then, and nothing else is.
+    pub(super) fn lend(&mut self, socket: &impl AsRawFd, from: usize) -> io::Result<usize> {
+        self.send_with(socket, from, libc::MSG_ZEROCOPY)
+    }
+
+    fn send_with(&mut self, socket: &impl AsRawFd, from: usize, flag: c_int) -> io::Result<usize> {
         let headers = self.headers.get_mut(from..).unwrap_or_default();
         let count = headers.len() as c_uint;
         let (first, descriptor) = (headers.as_mut_ptr(), socket.as_raw_fd());
-        let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _;
+        let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | flag) as _;
         uninterrupted(|| {
             // SAFETY: `first` points to `count` headers of a slice that is borrowed
             // to the end of this function; the kernel writes `msg_len` there and
@@ -230,6 +242,26 @@ impl Filled<'_, '_> {
             unsafe { libc::sendmmsg(descriptor, first, count, flags) }
         })
     }
+}
+
+/// Takes what the socket's error queue says next.
+pub(super) fn read_error_queue(socket: &UdpSocket) -> io::Result<Notes> {
+    let mut control = ReceiveControl::EMPTY;
+    let mut header = empty_header().msg_hdr;
+    header.msg_control = (&raw mut control).cast();
+    header.msg_controllen = ReceiveControl::ROOM as ControlLen;
+    let (descriptor, flags) = (socket.as_raw_fd(), libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT);
+    uninterrupted(|| {
+        // SAFETY: the header has a control room with its length, and no address or part;
+        // both live to the end of this function, nothing else reads or writes them
+        // meanwhile, and any byte is valid in the room.
+        let came = unsafe { libc::recvmsg(descriptor, &raw mut header, flags) };
+        came.try_into().unwrap_or(c_int::MAX)
+    })?;
+    // A socklen_t on musl.
+    #[allow(clippy::unnecessary_cast)]
+    let len = header.msg_controllen as usize;
+    Ok(control.decode(len))
 }
 
 /// What `recvmmsg` writes: a buffer, an address and control messages for each of

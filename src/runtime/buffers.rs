@@ -67,6 +67,7 @@ mod tests {
     use tracing::subscriber::with_default;
 
     use super::*;
+    use crate::net::Offload;
     use crate::net::SocketOptions;
     use crate::runtime::options::ReloadableConfig;
     use crate::runtime::options::Transport;
@@ -132,6 +133,7 @@ mod tests {
             ring_size: 0,
             receive_buffer,
             multicast: None,
+            zerocopy: Offload::Off,
         };
         let log = Log::default();
         with_default(log.clone(), || {

@@ -127,6 +127,8 @@ impl Counters {
                 "Datagrams that another error kept from leaving.",
                 socket.send_errors.total(),
             ),
+            ("lent", "Messages sent from lent memory that are over.", socket.lent),
+            ("lent_copied", "Those of them that the kernel copied.", socket.lent_copied),
             ("truncated", "Datagrams dropped because they were too long.", socket.truncated),
             (
                 "queue_drops",

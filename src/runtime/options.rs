@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
 use crate::net::Interface;
+use crate::net::Offload;
 use crate::net::UdpSocket;
 use crate::runtime::error::LoopError;
 use crate::runtime::feed::Feed;
@@ -172,6 +173,9 @@ pub struct ServeOptions {
     /// Threads that send EVENTs beside the loop, at most [`SENDERS_MAX`]; with none the
     /// loop sends them itself.
     pub senders: usize,
+    /// Whether long periods leave from lent memory (`MSG_ZEROCOPY`) where the kernel does
+    /// not copy all the same. Threads that send copy, and so does a raw socket.
+    pub zerocopy: Offload,
     /// What a reload changes. Others may read it, and see what is in force.
     pub live: Arc<ArcSwap<ReloadableConfig>>,
     /// Called when the server takes datagrams.
@@ -196,6 +200,7 @@ impl ServeOptions {
             ring_size: RING_SIZE_DEFAULT,
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             senders: 0,
+            zerocopy: Offload::Detect,
             live: Arc::default(),
             on_ready: None,
             multicast: None,

@@ -17,14 +17,17 @@ use crate::layout::DataLocId;
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::layout::limits::DATAGRAM_SIZE_MAX;
 use crate::net::Destinations;
+use crate::net::Lent;
 use crate::net::MESSAGE_LEN_MAX;
 use crate::net::Segments;
+use crate::net::Support;
 use crate::net::UdpSocket;
 use crate::runtime::control::Stop;
 use crate::runtime::metrics::Counters;
 use crate::runtime::options::ARENA_SIZE;
 use crate::runtime::ring::Batch;
 use crate::runtime::ring::EventRing;
+use crate::runtime::ring::Lender;
 use crate::runtime::ring::RingCounters;
 use crate::runtime::senders::OwnWay;
 use crate::runtime::senders::Senders;
@@ -117,6 +120,8 @@ struct Memory {
 enum Events {
     /// The loop sends them itself.
     Own(EventRing),
+    /// It does, from memory that the kernel reads afterwards as well.
+    Lent(EventRing),
     /// Threads of their own do.
     Handed(Box<Senders>),
 }
@@ -136,7 +141,10 @@ impl Outlet {
         ring_size: usize,
         group: Option<SocketAddr>,
     ) -> io::Result<Outlet> {
-        let events = Events::Own(EventRing::new(ring_size)?);
+        let events = match socket.capabilities().zerocopy {
+            Support::Available => Events::Lent(EventRing::of_lender(ring_size)?),
+            _ => Events::Own(EventRing::new(ring_size)?),
+        };
         let arena = EventRing::new(ARENA_SIZE)?;
         let memory = Some(Memory { events, arena });
         Ok(Outlet { socket, memory, gathered: Gathered::with_room(), group })
@@ -258,6 +266,12 @@ impl Outlet {
             {
                 return senders.send_leaves_to(address, batch, source);
             }
+            (Events::Lent(ring), Recipients::All(addresses)) => {
+                let to = Destinations::Each(addresses);
+                let socket = &mut self.socket;
+                let mut lender = ToAll { socket, to, segment: batch.segment };
+                return ring.lay_out_to(batch, source, &mut lender);
+            }
             (Events::Own(ring), Recipients::All(addresses)) => {
                 (ring, Destinations::Each(addresses))
             }
@@ -272,10 +286,37 @@ impl Outlet {
     }
 }
 
+/// The way of a ring that lends to all clients of a view.
+struct ToAll<'a> {
+    socket: &'a mut UdpSocket,
+    to: Destinations<'a>,
+    segment: usize,
+}
+
+impl Lender for ToAll<'_> {
+    fn lend(&mut self, bytes: &[u8]) -> Option<Lent> {
+        bytes.chunks(self.segment).for_each(trace_out);
+        self.socket.lend_segments(self.to, Segments::new(bytes, self.segment)).1
+    }
+
+    fn copy(&mut self, bytes: &[u8]) {
+        bytes.chunks(self.segment).for_each(trace_out);
+        self.socket.send_segments(self.to, Segments::new(bytes, self.segment));
+    }
+
+    fn reclaim(&mut self) {
+        self.socket.reclaim();
+    }
+
+    fn is_over(&self, lent: Lent) -> bool {
+        self.socket.is_over(lent)
+    }
+}
+
 impl Events {
     fn counters(&self) -> &RingCounters {
         match self {
-            Events::Own(ring) => ring.counters(),
+            Events::Own(ring) | Events::Lent(ring) => ring.counters(),
             Events::Handed(senders) => senders.ring(),
         }
     }

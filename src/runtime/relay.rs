@@ -12,6 +12,7 @@ use tracing::info;
 use crate::layout::LayoutHash;
 use crate::layout::Life;
 use crate::layout::TreeId;
+use crate::net::Offload;
 use crate::runtime::adapter::TreeLeaves;
 use crate::runtime::clock::Clock;
 use crate::runtime::clock::Turn;
@@ -68,6 +69,7 @@ impl Relay {
             ring_size: options.ring_size,
             receive_buffer: options.receive_buffer,
             multicast: None,
+            zerocopy: Offload::Off,
         };
         let outlet = listen.bind(&options.live.load())?;
         let stage = Stage::Bound(Box::new(outlet), options.on_ready);

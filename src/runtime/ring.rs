@@ -4,15 +4,22 @@
 //! zeros. What is laid out is not written again until its turn comes round, and a
 //! send is over when the call returns: nobody sees bytes that change. A batch that
 //! is too long for the ring is laid out and sent piece by piece.
+//!
+//! A ring that lends is read by the kernel after the call, too. It remembers what it
+//! lent, and writes no place again before the kernel has said that it is done there; a
+//! piece that finds its place still lent is sent from memory of its own, by copying.
 
+use std::collections::VecDeque;
 use std::io;
 use std::iter;
+use std::ops::Range;
 
 use memmap2::MmapMut;
 use memmap2::MmapOptions;
 
 use crate::layout::DataLocId;
 use crate::layout::limits::DATAGRAM_SIZE_MAX;
+use crate::net::Lent;
 use crate::wire;
 use crate::wire::LeafSource;
 use crate::wire::Packet;
@@ -62,9 +69,17 @@ pub(super) struct RingCounters {
     pub(super) leaves: u64,
     /// Times that the ring began again at its start.
     pub(super) laps: u64,
+    /// Pieces whose place was still being read by the kernel.
+    pub(super) crowded: u64,
 }
 
 impl RingCounters {
+    fn add(&mut self, piece: Batch<'_>, used: usize) {
+        self.datagrams += piece.packets.len() as u64;
+        self.bytes += used as u64;
+        self.leaves += piece.leaf_count();
+    }
+
     /// Name, sentence and value of each counter.
     pub(super) fn entries(&self) -> impl Iterator<Item = (&'static str, &'static str, u64)> {
         [
@@ -76,8 +91,59 @@ impl RingCounters {
                 self.leaves,
             ),
             ("laps", "Times that the memory began to be used again.", self.laps),
+            (
+                "crowded",
+                "Pieces sent by copying because their place was still being sent from.",
+                self.crowded,
+            ),
         ]
         .into_iter()
+    }
+}
+
+/// How pieces of a ring that lends leave.
+pub(super) trait Lender {
+    /// Sends bytes that stay as they are until the moment returned is over; nothing is
+    /// returned if they need not stay.
+    fn lend(&mut self, bytes: &[u8]) -> Option<Lent>;
+    /// Sends bytes that are written again when this returns.
+    fn copy(&mut self, bytes: &[u8]);
+    /// Asks which moments are over.
+    fn reclaim(&mut self);
+    /// Whether a moment is over, as far as was asked.
+    fn is_over(&self, lent: Lent) -> bool;
+}
+
+/// Pieces that are lent before a ring asks which are over: each question is a system
+/// call, and what waits to be asked for takes room in the kernel.
+const LENT_MAX: usize = 16;
+
+/// Pieces of the shortest length that is lent which a ring of the default size holds: no
+/// period costs an allocation.
+const LENT_ROOM: usize = 512;
+
+/// What a ring has lent.
+#[derive(Debug)]
+struct Lending {
+    /// Where pieces lie that may still be read, and until when, oldest first.
+    pieces: VecDeque<(Range<usize>, Lent)>,
+    /// Where a piece is laid out that finds its place lent.
+    spare: MmapMut,
+}
+
+impl Lending {
+    /// Forgets what is over, and asks for it if much is lent, or the place asked for.
+    /// Says whether that place is free.
+    fn frees(&mut self, place: &Range<usize>, lender: &mut impl Lender) -> bool {
+        let overlaps =
+            |(piece, _): &(Range<usize>, Lent)| piece.start < place.end && place.start < piece.end;
+        if self.pieces.len() >= LENT_MAX || self.pieces.iter().any(overlaps) {
+            lender.reclaim();
+        }
+        while self.pieces.front().is_some_and(|(_, lent)| lender.is_over(*lent)) {
+            self.pieces.pop_front();
+        }
+        !self.pieces.iter().any(overlaps)
     }
 }
 
@@ -86,6 +152,7 @@ impl RingCounters {
 pub(super) struct EventRing {
     map: MmapMut,
     next: usize,
+    lending: Option<Lending>,
     counters: RingCounters,
 }
 
@@ -97,7 +164,21 @@ impl EventRing {
     /// There is no address space or memory for it.
     pub(super) fn new(len: usize) -> io::Result<EventRing> {
         let map = MmapOptions::new().len(len.max(RING_LEN_MIN)).populate().map_anon()?;
-        Ok(EventRing { map, next: 0, counters: RingCounters::default() })
+        Ok(EventRing { map, next: 0, lending: None, counters: RingCounters::default() })
+    }
+
+    /// A ring that may lend. Its pages are large ones where the system has them: the
+    /// kernel takes hold of each page that it is lent.
+    ///
+    /// # Errors
+    /// There is no address space or memory for it.
+    pub(super) fn of_lender(len: usize) -> io::Result<EventRing> {
+        let mut map = MmapOptions::new().len(len.max(RING_LEN_MIN)).map_anon()?;
+        large_pages(&map);
+        map.fill(0);
+        let spare = MmapOptions::new().len(map.len().min(PIECE_LEN_MAX)).populate().map_anon()?;
+        let lending = Some(Lending { pieces: VecDeque::with_capacity(LENT_ROOM), spare });
+        Ok(EventRing { map, next: 0, lending, counters: RingCounters::default() })
     }
 
     /// Lays a batch out and hands each piece of it to `send`: finished datagrams of
@@ -108,15 +189,40 @@ impl EventRing {
         source: &impl LeafSource,
         mut send: impl FnMut(&[u8]),
     ) {
+        debug_assert!(self.lending.is_none(), "what is lent must not be written");
         for piece in batch.pieces(self.map.len().min(PIECE_LEN_MAX)) {
             let place = self.place(piece.packets.len() * piece.segment);
-            let used = lay_out_piece(piece, source, place);
-            let start = self.next;
+            let used = lay_out_piece(piece, source, &mut self.map[place.clone()]);
             self.next += used;
-            self.counters.datagrams += piece.packets.len() as u64;
-            self.counters.bytes += used as u64;
-            self.counters.leaves += piece.leaf_count();
-            send(&self.map[start..start + used]);
+            self.counters.add(piece, used);
+            send(&self.map[place.start..place.start + used]);
+        }
+    }
+
+    /// The same, with sends that may go on when they return.
+    pub(super) fn lay_out_to(
+        &mut self,
+        batch: Batch<'_>,
+        source: &impl LeafSource,
+        lender: &mut impl Lender,
+    ) {
+        for piece in batch.pieces(self.map.len().min(PIECE_LEN_MAX)) {
+            let place = self.place(piece.packets.len() * piece.segment);
+            let Some(lending) = &mut self.lending else { continue };
+            if !lending.frees(&place, lender) {
+                let used = lay_out_piece(piece, source, &mut lending.spare[..place.len()]);
+                self.counters.add(piece, used);
+                self.counters.crowded += 1;
+                lender.copy(&lending.spare[..used]);
+                continue;
+            }
+            let used = lay_out_piece(piece, source, &mut self.map[place.clone()]);
+            self.next += used;
+            self.counters.add(piece, used);
+            let sent = place.start..place.start + used;
+            if let Some(lent) = lender.lend(&self.map[sent.clone()]) {
+                lending.pieces.push_back((sent, lent));
+            }
         }
     }
 
@@ -126,14 +232,22 @@ impl EventRing {
     }
 
     /// The next `len` bytes in one piece.
-    fn place(&mut self, len: usize) -> &mut [u8] {
+    fn place(&mut self, len: usize) -> Range<usize> {
         self.next = self.next.next_multiple_of(ALIGN);
         if self.next + len > self.map.len() {
             self.next = 0;
             self.counters.laps += 1;
         }
-        &mut self.map[self.next..self.next + len]
+        self.next..self.next + len
     }
+}
+
+/// Asks for large pages. A system that has none serves with small ones.
+fn large_pages(map: &MmapMut) {
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    #[cfg(not(target_os = "linux"))]
+    let _ = map;
 }
 
 /// Lays the datagrams out, pads all but the last, and says how many bytes they take.
@@ -266,6 +380,77 @@ mod tests {
         assert_eq!((ring.counters().leaves, source.0.get()), (12_013, 12_013));
     }
 
+    /// A kernel that holds what it was lent until it is told to let go. It sees the bytes
+    /// when they are lent, and looks again when they are over.
+    #[derive(Default)]
+    struct Kernel {
+        lent: VecDeque<(u64, *const u8, Vec<u8>)>,
+        number: u64,
+        over: u64,
+        /// What it lets go when it is asked.
+        let_go: u64,
+        out: Vec<u8>,
+        copied: usize,
+        asked: usize,
+    }
+
+    impl Lender for Kernel {
+        fn lend(&mut self, bytes: &[u8]) -> Option<Lent> {
+            self.number += 1;
+            self.out.extend_from_slice(bytes);
+            self.lent.push_back((self.number, bytes.as_ptr(), bytes.to_vec()));
+            Some(Lent::at(self.number))
+        }
+
+        fn copy(&mut self, bytes: &[u8]) {
+            self.out.extend_from_slice(bytes);
+            self.copied += 1;
+        }
+
+        fn reclaim(&mut self) {
+            self.asked += 1;
+            self.over = self.let_go;
+        }
+
+        fn is_over(&self, lent: Lent) -> bool {
+            lent <= Lent::at(self.over)
+        }
+    }
+
+    impl Kernel {
+        /// Looks at all that is still lent: it lies in `ring` as it did.
+        fn check(&self, ring: &EventRing) {
+            for (_, at, bytes) in self.lent.iter().filter(|(number, ..)| *number > self.let_go) {
+                let start = *at as usize - ring.map.as_ptr() as usize;
+                assert_eq!(&ring.map[start..start + bytes.len()], bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_that_finds_its_place_lent_is_copied_and_what_is_lent_stays() {
+        let (packets, leaves, segment) = plan(&[40; 40]);
+        let batch = Batch { packets: &packets, leaves: &leaves, segment };
+        let mut ring = EventRing::of_lender(0).unwrap();
+        let mut kernel = Kernel::default();
+        let per_lap = ring.map.len() / (segment * 40);
+        for _ in 0..per_lap + 3 {
+            ring.lay_out_to(batch, &Numbered, &mut kernel);
+            kernel.check(&ring);
+        }
+        assert_eq!((kernel.lent.len(), kernel.copied), (per_lap, 3));
+        assert_eq!(ring.counters().crowded, 3);
+        // The oldest is over: its place, and no other, is free again.
+        kernel.let_go = 1;
+        (0..2).for_each(|_| ring.lay_out_to(batch, &Numbered, &mut kernel));
+        kernel.check(&ring);
+        assert_eq!((kernel.lent.len(), kernel.copied), (per_lap + 1, 4));
+        let datagrams = (per_lap as u64 + 5) * 40;
+        assert_eq!(ring.counters().datagrams, datagrams);
+        let found = kernel.out.chunks(kernel.out.len() / (per_lap + 5));
+        assert!(found.into_iter().all(|one| one == &kernel.out[..one.len()]));
+    }
+
     proptest! {
         #[test]
         fn what_was_laid_out_stays_until_its_turn(
@@ -285,6 +470,25 @@ mod tests {
                 }
                 before = Some((start, out));
             }
+        }
+
+        #[test]
+        fn what_is_lent_is_not_written_before_it_is_over(
+            batches in prop::collection::vec(
+                (prop::collection::vec(1usize..40, 1..60), 0u64..4), 1..80),
+        ) {
+            let mut ring = EventRing::of_lender(0).unwrap();
+            let mut kernel = Kernel::default();
+            for (runs, let_go) in &batches {
+                let (packets, leaves, segment) = plan(runs);
+                let batch = Batch { packets: &packets, leaves: &leaves, segment };
+                ring.lay_out_to(batch, &Numbered, &mut kernel);
+                kernel.check(&ring);
+                kernel.let_go = kernel.number.min(kernel.let_go + let_go);
+            }
+            let found = kernel.lent.len() + kernel.copied;
+            prop_assert_eq!(found, batches.len());
+            prop_assert!(kernel.asked <= batches.len());
         }
     }
 }

@@ -12,6 +12,7 @@ use tracing::info;
 use tracing::warn;
 
 use crate::layout::TreeRole;
+use crate::net::Offload;
 use crate::runtime::adapter::TreeLeaves;
 use crate::runtime::clock::Clock;
 use crate::runtime::clock::Turn;
@@ -78,6 +79,9 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
         ring_size: options.ring_size,
         receive_buffer: options.receive_buffer,
         multicast: options.multicast,
+        // Threads that send copy: they share a socket, and the kernel numbers what a socket
+        // lends, not what a thread does.
+        zerocopy: if options.senders > 0 { Offload::Off } else { options.zerocopy },
     };
     // First, so that a port that is taken leaves the tree as its last owner did.
     let outlet = listen.bind(&live.load())?;

@@ -20,6 +20,7 @@ use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::layout::limits::DATAGRAM_SIZE_MAX;
 use crate::layout::limits::DATAGRAM_SIZE_MIN;
 use crate::layout::limits::RESPONSE_BODY_LEN;
+use crate::net::Offload;
 use crate::net::RecvBatch;
 use crate::net::SocketOptions;
 use crate::net::UdpSocket;
@@ -92,6 +93,7 @@ pub(super) struct Listen {
     pub(super) ring_size: usize,
     pub(super) receive_buffer: usize,
     pub(super) multicast: Option<Multicast>,
+    pub(super) zerocopy: Offload,
 }
 
 impl Listen {
@@ -106,6 +108,7 @@ impl Listen {
         let options = SocketOptions {
             receive_buffer: self.receive_buffer,
             send_buffer: SEND_BUFFER,
+            zerocopy: self.zerocopy,
             ..SocketOptions::default()
         };
         let mut socket = UdpSocket::bind(address, &options)
@@ -502,6 +505,7 @@ mod tests {
             ring_size: 0,
             receive_buffer: 0,
             multicast: None,
+            zerocopy: Offload::Off,
         };
         let mut config = ReloadableConfig::default();
         assert!(matches!(listen.bind(&config), Err(LoopError::Exposed { .. })));
@@ -521,6 +525,7 @@ mod tests {
             ring_size: 0,
             receive_buffer: 0,
             multicast: None,
+            zerocopy: Offload::Off,
         };
         let first = listen.bind(&config).unwrap();
         listen.address = first.socket.local_addr().unwrap();
