@@ -210,9 +210,8 @@ impl World {
     /// A WELCOME in which one byte of the input says what is not as it should be.
     fn welcome(&mut self, input: &mut Input<'_>) {
         let wrong = input.u8();
-        let mut or = |bit: u8, right: u32| if wrong >> bit & 1 == 1 { input.u32() } else { right };
-        let life_start = u64::from(or(0, 0)) << 16;
-        let body = self.door.welcome(VIEW_ID, life_start, or);
+        let life_start = u64::from(peer::or(wrong, 0, 0, input)) << 16;
+        let body = self.door.welcome(VIEW_ID, life_start, wrong, input);
         let told = input.near(0);
         self.event_num = told.min(u64::MAX - 2);
         let header = self.right().head(DatagramType::Welcome, SESSION_ID);

@@ -160,10 +160,9 @@ impl World {
 
     fn welcome(&mut self, input: &mut Input<'_>) {
         let wrong = input.u8();
-        let mut or = |bit: u8, right: u32| if wrong >> bit & 1 == 1 { input.u32() } else { right };
         // Another layout than the one that is sent.
-        self.layout_hash = or(0, layout_hash().0);
-        let body = self.door.welcome(0, 0, or);
+        self.layout_hash = peer::or(wrong, 0, layout_hash().0, input);
+        let body = self.door.welcome(0, 0, wrong, input);
         let header = self.right().head(DatagramType::Welcome, SESSION_ID);
         self.receive(&peer::finished(&header, body.as_bytes()));
     }

@@ -75,6 +75,11 @@ impl Right {
     }
 }
 
+/// What is right, or what the input has in its place where that bit of `wrong` is set.
+pub(super) fn or(wrong: u8, bit: u8, right: u32, input: &mut Input<'_>) -> u32 {
+    if wrong >> bit & 1 == 1 { input.u32() } else { right }
+}
+
 /// One side of the handshake: what a server that lies says until somebody has joined.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Door {
@@ -89,14 +94,16 @@ impl Door {
         finished(&Header { event_num: U64::new(input.near(1_000)), ..header }, &[])
     }
 
-    /// What a WELCOME says; `or` gives what a field holds in place of what is right,
-    /// by the field's bit. Bit 0 is the caller's.
+    /// What a WELCOME says. Bits of `wrong` say which fields are not right; bit 0 is the
+    /// caller's.
     pub(super) fn welcome(
         &mut self,
         view_id: u64,
         life_start: u64,
-        mut or: impl FnMut(u8, u32) -> u32,
+        wrong: u8,
+        input: &mut Input<'_>,
     ) -> WelcomeBody {
+        let mut or = |bit, right| or(wrong, bit, right, input);
         self.layout_offset = 0;
         WelcomeBody {
             nonce: U64::new(self.nonce),
