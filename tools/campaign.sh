@@ -2,15 +2,16 @@
 # Runs the long campaigns and appends what they came to, with date, seed and command,
 # to a report. They are the tests that `cargo test` runs with small numbers.
 #
-# The simulated year and the images of power loss go in batches, and each batch is in the
-# report as soon as it is done: whoever interrupts them goes on later with the seed that
+# Kills, the simulated year and the images of power loss go in batches, and each batch is in
+# the report as soon as it is done: whoever interrupts them goes on later with the seed that
 # the last line names, and what is left of the number.
 #
 # Usage: tools/campaign.sh [REPORT]     (default: target/campaigns.md)
 #   MAPLEAF_ONLY     of cuts full second reads kills mutants loops year images those that
 #                    are to run, in one word list [all]
 #   MAPLEAF_SEED     seed of all draws [default: one from the clock, printed]
-#   MAPLEAF_KILLS    kill -9 of servers and mirrors [100000]
+#   MAPLEAF_KILLS    kill -9 of servers and mirrors, of files in TMPDIR [100000]
+#   MAPLEAF_WORLDS   worlds of those at a time: they mostly wait [8]
 #   MAPLEAF_CUTS     files cut while in use [1000]
 #   MAPLEAF_SECONDS  second servers [1000]
 #   MAPLEAF_READS    reads of a busy tree, by threads and by another process [100000000]
@@ -19,13 +20,14 @@
 #   MAPLEAF_STEADY   reports of each device while allocations are counted [1000000]
 #   MAPLEAF_HOURS    simulated hours, in worlds of half an hour [8760, a year]
 #   MAPLEAF_IMAGES   images of power loss [100000000]
-#   MAPLEAF_JOBS     processors for these two [all]
+#   MAPLEAF_JOBS     processors for hours and images [all]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 report=${1:-target/campaigns.md}
 export MAPLEAF_SEED=${MAPLEAF_SEED:-$(date +%s)}
 export MAPLEAF_KILLS=${MAPLEAF_KILLS:-100000}
+export MAPLEAF_WORLDS=${MAPLEAF_WORLDS:-8}
 export MAPLEAF_CUTS=${MAPLEAF_CUTS:-1000}
 export MAPLEAF_SECONDS=${MAPLEAF_SECONDS:-1000}
 export MAPLEAF_READS=${MAPLEAF_READS:-100000000}
@@ -64,11 +66,12 @@ trap 'exit 130' INT TERM
 failed=0
 # Runs the tests of a filter, with a variable that says how many, and notes the figures.
 campaign() {
-    local filter=$1 numbers=$2 test=${3:-campaign} profile=${4:-release}
-    local command="MAPLEAF_SEED=$MAPLEAF_SEED $numbers cargo test --profile $profile --test $test $filter -- --nocapture"
+    local filter=$1 numbers=$2 test=${3:-campaign} profile=${4:-release} seed=${5:-$MAPLEAF_SEED}
+    local command="MAPLEAF_SEED=$seed $numbers cargo test --profile $profile --test $test $filter -- --nocapture"
     echo "== $command"
     local begun=$SECONDS outcome=held
-    if ! cargo test --locked --profile "$profile" --test "$test" "$filter" -- --nocapture >"$log" 2>&1; then
+    # shellcheck disable=SC2086
+    if ! env MAPLEAF_SEED="$seed" $numbers cargo test --locked --profile "$profile" --test "$test" "$filter" -- --nocapture >"$log" 2>&1; then
         outcome='FAILED'
         failed=1
         tail -n 60 "$log" >&2
@@ -78,6 +81,18 @@ campaign() {
         printf -- '- %s: %s, %s s, %s, commit %s, `%s`\n' "$filter" "$outcome" "$((SECONDS - begun))" \
             "$(date -u +%F)" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" "$command"
     } | tee -a "$report"
+}
+
+# Kills in batches of 5,000, with seeds from $1 on: a world draws from its batch's.
+kills() {
+    local seed=$1 left=$MAPLEAF_KILLS each
+    while [ "$left" -gt 0 ]; do
+        each=$((left < 5000 ? left : 5000))
+        left=$((left - each))
+        campaign kills::kill_9 "MAPLEAF_KILLS=$each MAPLEAF_WORLDS=$MAPLEAF_WORLDS" campaign release "$seed"
+        seed=$((seed + 1))
+        echo "$left kills left, go on with seed $seed"
+    done
 }
 
 # Whether a campaign is asked for.
@@ -147,7 +162,7 @@ if asked cuts; then campaign cuts:: "MAPLEAF_CUTS=$MAPLEAF_CUTS"; fi
 if asked full; then campaign full:: ''; fi
 if asked second; then campaign kills::a_second "MAPLEAF_SECONDS=$MAPLEAF_SECONDS"; fi
 if asked reads; then campaign reads:: "MAPLEAF_READS=$MAPLEAF_READS" tree_engine; fi
-if asked kills; then campaign kills::kill_9 "MAPLEAF_KILLS=$MAPLEAF_KILLS"; fi
+if asked kills; then kills "$MAPLEAF_SEED"; fi
 if asked mutants; then campaign mutants_keep "MAPLEAF_RUNS=$MAPLEAF_RUNS" corpus checked; fi
 if asked loops; then campaign loops:: "MAPLEAF_STEADY=$MAPLEAF_STEADY" steady; fi
 if asked year || asked images; then cargo build --locked --release --bin mapleaf-sim; fi

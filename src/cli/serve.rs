@@ -55,7 +55,8 @@ pub(crate) struct ServeArgs {
     /// Networks that they pass: 1 is the server's own
     #[arg(long, env = "MAPLEAF_MULTICAST_TTL", value_name = "N", default_value_t = 1)]
     multicast_ttl: u8,
-    /// Threads that send beside the loop, for many clients and spare cores
+    /// Threads that send beside the loop, for many clients and spare cores; to a multicast
+    /// group the loop sends
     #[arg(long, env = "MAPLEAF_SENDERS", value_name = "N", default_value = "0",
         value_parser = clap::value_parser!(u32).range(0..=SENDERS_MAX as i64))]
     senders: u32,

@@ -36,14 +36,6 @@ pub enum LoopError {
         /// What the system said.
         source: io::Error,
     },
-    /// A group and threads that send: answers would overtake the EVENTs of the group.
-    #[error(
-        "cannot send to the group {group} by threads: leave --senders out, one send serves all"
-    )]
-    GroupOfSenders {
-        /// The group that was asked for.
-        group: SocketAddr,
-    },
     /// The multicast group cannot be sent to.
     #[error("cannot send to the group {group}: {source}")]
     Group {

@@ -13,6 +13,8 @@ use crate::net::Interface;
 use crate::net::RecvBatch;
 use crate::net::SocketOptions;
 use crate::net::UdpSocket;
+use crate::runtime::buffers;
+use crate::runtime::buffers::Asked;
 use crate::runtime::clock::STRIDE;
 use crate::runtime::error::MirrorError;
 use crate::runtime::mirror_core::Core;
@@ -130,6 +132,11 @@ impl GroupSide {
         let options =
             SocketOptions { receive_buffer: self.receive_buffer, ..SocketOptions::default() };
         let socket = UdpSocket::join_group(group, local, interface, &options)?;
+        buffers::check(
+            "the group's socket",
+            &socket,
+            Asked { receive: self.receive_buffer, send: 0 },
+        );
         let source = poller.add(&socket)?;
         info!("{}: joined the group {group}", self.server);
         let buffered_max = buffered_max(&socket);

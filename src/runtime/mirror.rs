@@ -20,6 +20,8 @@ use crate::net::SocketOptions;
 use crate::net::UdpSocket;
 use crate::runtime::adapter::Following;
 use crate::runtime::adapter::Noting;
+use crate::runtime::buffers;
+use crate::runtime::buffers::Asked;
 use crate::runtime::clock::Clock;
 use crate::runtime::clock::OsRandom;
 use crate::runtime::clock::STRIDE;
@@ -124,6 +126,11 @@ pub(super) fn connected(server: SocketAddr, receive_buffer: usize) -> Result<Udp
     let options = SocketOptions { receive_buffer, send_buffer, ..SocketOptions::default() };
     let socket =
         UdpSocket::bind(address, &options).map_err(|source| LoopError::Bind { address, source })?;
+    buffers::check(
+        "the client's socket",
+        &socket,
+        Asked { receive: receive_buffer, send: send_buffer },
+    );
     let to_server = |source| LoopError::Connect { address: server, source };
     socket.connect(server).map_err(to_server)?;
     Ok(socket)

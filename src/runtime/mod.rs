@@ -16,6 +16,7 @@
 
 mod adapter;
 mod alarm;
+mod buffers;
 mod clock;
 mod commits;
 mod control;
@@ -26,6 +27,7 @@ mod growth;
 mod handover;
 mod journal;
 mod keeper;
+mod lists;
 mod lookout;
 mod loss;
 mod metrics;

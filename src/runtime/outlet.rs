@@ -26,6 +26,7 @@ use crate::runtime::options::ARENA_SIZE;
 use crate::runtime::ring::Batch;
 use crate::runtime::ring::EventRing;
 use crate::runtime::ring::RingCounters;
+use crate::runtime::senders::OwnWay;
 use crate::runtime::senders::Senders;
 use crate::sync::Recipients;
 use crate::sync::Transmit;
@@ -117,7 +118,7 @@ enum Events {
     /// The loop sends them itself.
     Own(EventRing),
     /// Threads of their own do.
-    Handed(Senders),
+    Handed(Box<Senders>),
 }
 
 impl Outlet {
@@ -152,7 +153,8 @@ impl Outlet {
         waker: &Stop,
     ) -> io::Result<()> {
         let memory = self.memory.as_mut().expect("only a server has senders");
-        memory.events = Events::Handed(Senders::start(&self.socket, count, ring_size, waker)?);
+        let senders = Senders::start(&self.socket, count, ring_size, self.group, waker)?;
+        memory.events = Events::Handed(Box::new(senders));
         Ok(())
     }
 
@@ -232,11 +234,11 @@ impl Outlet {
 
     fn send_shared(&mut self, to: &[SocketAddr], datagram: &[u8]) {
         trace_out(datagram);
-        if let Some(Memory { events: Events::Handed(senders), .. }) = &mut self.memory {
+        if let Some(Memory { events: Events::Handed(senders), arena }) = &mut self.memory {
             // Behind the EVENTs of its view: it tells their number.
             let view = Header::ref_from_prefix(datagram).map_or(0, |(head, _)| head.channel.get());
-            senders.send_shared(view, to, datagram);
-            return;
+            let own = OwnWay { socket: &mut self.socket, arena };
+            return senders.send_shared(view, to, datagram, own);
         }
         let segments = Segments::new(datagram, datagram.len().max(1));
         self.socket.send_segments(Destinations::Each(to), segments);
@@ -246,7 +248,8 @@ impl Outlet {
         let memory = self.memory.as_mut().expect("only a server sends leaves of a tree");
         let (ring, destinations) = match (&mut memory.events, to) {
             (Events::Handed(senders), Recipients::All(addresses)) => {
-                return senders.send_shared_leaves(addresses, batch, source);
+                let own = OwnWay { socket: &mut self.socket, arena: &mut memory.arena };
+                return senders.send_shared_leaves(addresses, batch, source, own);
             }
             // A RESPONSE tells the number of the last EVENT: one that came before that
             // EVENT would be taken for the news of a loss.

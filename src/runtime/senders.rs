@@ -9,10 +9,14 @@
 //! one client leaves in the order in which it was planned. The threads find no part
 //! free: what was to be laid out is dropped and counted, a loss like any other. Nobody
 //! waits for anybody.
+//!
+//! What goes to a multicast group the loop sends itself, from the same part, before it
+//! hands that over. So it has left when anything is planned that speaks of it, and a
+//! client may change between the group and an address of its own without a loss: the
+//! lanes are never ahead of the group. Threads that are behind cost the group nothing.
 
 use std::cell::Cell;
 use std::io;
-use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -34,11 +38,16 @@ use crate::runtime::handover::Handover;
 use crate::runtime::handover::Lanes;
 use crate::runtime::handover::Taken;
 use crate::runtime::handover::Taker;
+use crate::runtime::lists::InGroup;
+use crate::runtime::lists::List;
+use crate::runtime::lists::Lists;
+use crate::runtime::lists::lane_of;
 use crate::runtime::metrics::Counters;
 use crate::runtime::order::Builder;
 use crate::runtime::order::JoinHandle;
 use crate::runtime::outlet::trace_out;
 use crate::runtime::ring::Batch;
+use crate::runtime::ring::EventRing;
 use crate::runtime::ring::RingCounters;
 use crate::runtime::ring::lay_out_piece;
 use crate::wire::LeafSource;
@@ -50,65 +59,6 @@ pub(super) const PART_LEN: usize = 64 << 10;
 /// Fewest parts: one is laid out while others are sent, and a period of 300,000 bytes
 /// finds room behind one that is still on its way.
 const PARTS_MIN: usize = 16;
-
-/// Views whose lists of addresses are kept: more than a server has by default. With
-/// more of them lists are made anew, which costs time and no more.
-const LISTS_MAX: usize = 64;
-
-/// The clients of a view, as the senders see them.
-#[derive(Debug)]
-struct List {
-    all: Vec<SocketAddr>,
-    /// Those of each lane.
-    of_lane: Vec<Vec<SocketAddr>>,
-    lanes: Lanes,
-}
-
-impl List {
-    fn new(all: &[SocketAddr], lanes: usize) -> List {
-        let mut of_lane = vec![Vec::new(); lanes];
-        let mut wanted = Lanes::default();
-        for address in all {
-            let lane = lane_of(*address, lanes);
-            of_lane[lane].push(*address);
-            wanted = wanted.and(lane);
-        }
-        List { all: all.to_vec(), of_lane, lanes: wanted }
-    }
-}
-
-/// The lane of an address: any, but always the same. Ports and addresses that follow
-/// one another take the lanes in turns.
-fn lane_of(address: SocketAddr, lanes: usize) -> usize {
-    let host = match address.ip() {
-        IpAddr::V4(ip) => u64::from(ip.to_bits()),
-        IpAddr::V6(ip) => ip.segments().iter().fold(0, |sum, part| sum + u64::from(*part)),
-    };
-    ((host + u64::from(address.port())) % lanes as u64) as usize
-}
-
-/// The lists of all views, by the view's id.
-#[derive(Debug, Default)]
-struct Lists(Vec<(u64, Arc<List>)>);
-
-impl Lists {
-    /// The list of a view, made anew if its clients are others now. To compare 4,000
-    /// addresses takes some 10 us, a thousandth of sending them one datagram each.
-    fn of(&mut self, view: u64, all: &[SocketAddr], lanes: usize) -> Arc<List> {
-        let found = self.0.iter().position(|(id, _)| *id == view);
-        let index = found.unwrap_or_else(|| {
-            // The oldest goes: it is that of a view that ended long ago.
-            self.0.truncate(LISTS_MAX - 1);
-            self.0.insert(0, (view, Arc::new(List::new(all, lanes))));
-            0
-        });
-        let list = &mut self.0[index].1;
-        if list.all != all {
-            *list = Arc::new(List::new(all, lanes));
-        }
-        Arc::clone(list)
-    }
-}
 
 /// To whom a part goes.
 #[derive(Debug)]
@@ -129,7 +79,7 @@ struct Part {
 impl Part {
     fn new() -> io::Result<Part> {
         let memory = MmapOptions::new().len(PART_LEN).populate().map_anon()?;
-        let nobody = Arc::new(List::new(&[], 0));
+        let nobody = Arc::new(List::empty());
         Ok(Part { memory, used: 0, segment: 1, to: To::List(nobody) })
     }
 
@@ -152,8 +102,15 @@ struct Route {
 
 impl Route {
     fn list(list: Arc<List>) -> Route {
-        Route { lanes: list.lanes, count: list.all.len(), to: To::List(list) }
+        Route { lanes: list.lanes, count: list.count, to: To::List(list) }
     }
+}
+
+/// What the loop itself sends with: to a group, and where no part is free from memory
+/// of its own.
+pub(super) struct OwnWay<'a> {
+    pub(super) socket: &'a mut UdpSocket,
+    pub(super) arena: &'a mut EventRing,
 }
 
 /// Sending threads, and the memory that they send from.
@@ -167,6 +124,7 @@ pub(super) struct Senders {
     read: Vec<Cell<net::Counters>>,
     panicked: Arc<AtomicBool>,
     lists: Lists,
+    group: Option<SocketAddr>,
     /// For each lane how many parts it had been handed when the last EVENTs were.
     shared_until: Vec<u64>,
     ring: RingCounters,
@@ -176,7 +134,8 @@ pub(super) struct Senders {
 
 impl Senders {
     /// Starts `count` threads that send through handles of `socket`, from `ring_size`
-    /// bytes of memory, all of it taken now. `waker` wakes the loop when one panics.
+    /// bytes of memory, all of it taken now. `group` is an address that the loop sends to
+    /// itself. `waker` wakes it when a thread panics.
     ///
     /// # Errors
     /// There is no memory, no descriptor, or no thread to be had.
@@ -184,6 +143,7 @@ impl Senders {
         socket: &UdpSocket,
         count: usize,
         ring_size: usize,
+        group: Option<SocketAddr>,
         waker: &Stop,
     ) -> io::Result<Senders> {
         let parts = (0..(ring_size / PART_LEN).max(PARTS_MIN)).map(|_| Part::new());
@@ -194,7 +154,8 @@ impl Senders {
             totals: (0..count).map(|_| Arc::default()).collect(),
             read: vec![Cell::default(); count],
             panicked: Arc::default(),
-            lists: Lists::default(),
+            lists: Lists::new(count, group),
+            group,
             shared_until: vec![0; count],
             ring: RingCounters::default(),
             dropped: 0,
@@ -245,10 +206,25 @@ impl Senders {
         to: &[SocketAddr],
         batch: Batch<'_>,
         source: &impl LeafSource,
+        own: OwnWay<'_>,
     ) {
         let Some(first) = batch.packets.first() else { return };
-        let list = self.lists.of(first.header.channel.get(), to, self.handover.lanes());
-        self.send_leaves(|| Route::list(Arc::clone(&list)), batch, source);
+        let list = self.lists.of(first.header.channel.get(), to);
+        let group = self.group.filter(|_| list.group == InGroup::Listened);
+        let to_group = |socket: &mut UdpSocket, bytes: &[u8]| {
+            let Some(group) = group else { return };
+            let segments = Segments::new(bytes, batch.segment);
+            socket.send_segments(Destinations::Each(&[group]), segments);
+        };
+        for piece in batch.pieces(PART_LEN) {
+            let route = Route::list(Arc::clone(&list));
+            let handed = self.send_piece(route, piece, source, |bytes| {
+                to_group(own.socket, bytes);
+            });
+            if !handed && group.is_some() {
+                own.arena.lay_out(piece, source, |bytes| to_group(own.socket, bytes));
+            }
+        }
         self.note_shared();
     }
 
@@ -261,13 +237,29 @@ impl Senders {
         source: &impl LeafSource,
     ) {
         let lanes = Lanes::one(lane_of(to, self.handover.lanes()));
-        self.send_leaves(|| Route { lanes, count: 1, to: To::One(to) }, batch, source);
+        for piece in batch.pieces(PART_LEN) {
+            let route = Route { lanes, count: 1, to: To::One(to) };
+            self.send_piece(route, piece, source, |_| ());
+        }
     }
 
     /// Has one datagram sent to all clients of a view, whose id is `view`.
-    pub(super) fn send_shared(&mut self, view: u64, to: &[SocketAddr], datagram: &[u8]) {
-        let list = self.lists.of(view, to, self.handover.lanes());
+    pub(super) fn send_shared(
+        &mut self,
+        view: u64,
+        to: &[SocketAddr],
+        datagram: &[u8],
+        own: OwnWay<'_>,
+    ) {
+        let list = self.lists.of(view, to);
         let segment = datagram.len().max(1);
+        if let Some(group) = self.group.filter(|_| list.group == InGroup::Listened) {
+            let segments = Segments::new(datagram, segment);
+            own.socket.send_segments(Destinations::Each(&[group]), segments);
+        }
+        if list.count == 0 {
+            return;
+        }
         self.hand_over(Route::list(list), 1, segment, |memory| {
             memory[..datagram.len()].copy_from_slice(datagram);
             datagram.len()
@@ -312,22 +304,23 @@ impl Senders {
         counters.add(part, entries.into_iter());
     }
 
-    fn send_leaves(
+    /// Lays datagrams out, shows them to `laid_out` and hands them over, if there is room.
+    fn send_piece(
         &mut self,
-        route: impl Fn() -> Route,
-        batch: Batch<'_>,
+        route: Route,
+        piece: Batch<'_>,
         source: &impl LeafSource,
-    ) {
-        for piece in batch.pieces(PART_LEN) {
-            let count = piece.packets.len();
-            let handed = self.hand_over(route(), count, batch.segment, |memory| {
-                let place = &mut memory[..count * batch.segment];
-                let used = lay_out_piece(piece, source, place);
-                memory[..used].chunks(batch.segment).for_each(trace_out);
-                used
-            });
-            self.ring.leaves += if handed { piece.leaf_count() } else { 0 };
-        }
+        laid_out: impl FnOnce(&[u8]),
+    ) -> bool {
+        let count = piece.packets.len();
+        let handed = self.hand_over(route, count, piece.segment, |memory| {
+            let used = lay_out_piece(piece, source, &mut memory[..count * piece.segment]);
+            memory[..used].chunks(piece.segment).for_each(trace_out);
+            laid_out(&memory[..used]);
+            used
+        });
+        self.ring.leaves += if handed { piece.leaf_count() } else { 0 };
+        handed
     }
 
     /// Hands a part over that `fill` fills, and says whether it could.
@@ -425,14 +418,24 @@ pub(super) mod injected {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
+    use std::net::IpAddr;
     use std::time::Duration;
     use std::time::Instant;
 
+    use zerocopy::FromBytes;
+    use zerocopy::IntoBytes;
+
     use super::*;
+    use crate::layout::limits::DATAGRAM_HEADER_LEN;
+    use crate::net::Interface;
     use crate::net::RecvBatch;
     use crate::net::SocketOptions;
     use crate::runtime::control::Control;
     use crate::runtime::order::current;
+    use crate::runtime::outlet::NoLeaves;
+    use crate::wire::DatagramType;
+    use crate::wire::Header;
+    use crate::wire::Packet;
 
     const WATCHDOG: Duration = Duration::from_secs(60);
 
@@ -441,10 +444,69 @@ mod tests {
         UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap()
     }
 
-    fn start(count: usize) -> (Senders, Control, UdpSocket) {
-        let (control, socket) = (Control::new().unwrap(), socket());
-        let senders = Senders::start(&socket, count, 0, &control.stop_handle()).unwrap();
-        (senders, control, socket)
+    /// Senders, and what their loop has.
+    struct Loop {
+        senders: Senders,
+        control: Control,
+        socket: UdpSocket,
+        arena: EventRing,
+    }
+
+    impl Loop {
+        fn start(count: usize, group: Option<SocketAddr>) -> Loop {
+            let (control, socket) = (Control::new().unwrap(), socket());
+            let stop = control.stop_handle();
+            let senders = Senders::start(&socket, count, 0, group, &stop).unwrap();
+            Loop { senders, control, socket, arena: EventRing::new(0).unwrap() }
+        }
+
+        /// Threads that get no time: lanes that nobody takes from.
+        fn stalled(parts: usize, group: Option<SocketAddr>) -> (Loop, Vec<Taker<Part>>) {
+            let parts = (0..parts).map(|_| Part::new().unwrap()).collect();
+            let (mut handover, takers) = Handover::new(parts, 1);
+            handover.attach(0, current());
+            let mut work = Loop::start(1, group);
+            work.senders.handover.end();
+            work.senders.handover = handover;
+            (work, takers)
+        }
+
+        fn send_shared(&mut self, to: &[SocketAddr], datagram: &[u8]) {
+            let own = OwnWay { socket: &mut self.socket, arena: &mut self.arena };
+            self.senders.send_shared(5, to, datagram, own);
+        }
+
+        /// Sends an EVENT without leaves.
+        fn send_event(&mut self, to: &[SocketAddr], event_num: u64) {
+            let header = Header { event_num: event_num.into(), ..Header::default() };
+            let packets = [Packet { header, response: None, leaves: 0..0 }];
+            let batch = Batch { packets: &packets, leaves: &[], segment: DATAGRAM_HEADER_LEN };
+            let own = OwnWay { socket: &mut self.socket, arena: &mut self.arena };
+            self.senders.send_shared_leaves(to, batch, &NoLeaves, own);
+        }
+    }
+
+    /// A group of this test process alone, and a member of it.
+    fn member(number: u8) -> (SocketAddr, UdpSocket) {
+        let [.., a, b] = std::process::id().to_be_bytes();
+        let group = SocketAddr::from(([239, 160 + number, a, b], 4_722));
+        let local = IpAddr::from([127, 0, 0, 1]);
+        let options = SocketOptions { receive_buffer: 1 << 20, ..SocketOptions::default() };
+        (group, UdpSocket::join_group(group, local, Interface::OfRoutes, &options).unwrap())
+    }
+
+    /// The numbers of so many EVENTs that a socket gets next.
+    fn event_nums(from: &mut UdpSocket, count: usize) -> Vec<u64> {
+        let (mut batch, mut found) = (RecvBatch::default(), Vec::new());
+        wait_until("EVENTs come", || {
+            from.receive(&mut batch).unwrap();
+            let head = |(_, datagram): (_, &[u8])| {
+                Header::ref_from_prefix(datagram).unwrap().0.event_num.get()
+            };
+            found.extend(batch.iter().map(head));
+            found.len() >= count
+        });
+        found
     }
 
     fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
@@ -456,50 +518,14 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_one_lane_and_neighbours_take_turns() {
-        for base in ["10.0.0.1:40000", "[2001:db8::1]:40000"] {
-            let base: SocketAddr = base.parse().unwrap();
-            let ports = (0..64).map(|port| SocketAddr::new(base.ip(), base.port() + port));
-            let all: Vec<_> = ports.collect();
-            let list = List::new(&all, 3);
-            let mut lens: Vec<_> = list.of_lane.iter().map(Vec::len).collect();
-            lens.sort();
-            assert_eq!(lens, [21, 21, 22]);
-            // Whoever leaves moves nobody to another lane.
-            let fewer = List::new(&all[1..], 3);
-            let kept = fewer.of_lane.iter().zip(&list.of_lane);
-            assert!(
-                kept.into_iter().all(|(fewer, more)| fewer.iter().all(|one| more.contains(one)))
-            );
-        }
-        let one = List::new(&["10.0.0.1:1".parse().unwrap()], 4);
-        assert_eq!(one.lanes, Lanes::one(lane_of(one.all[0], 4)));
-    }
-
-    #[test]
-    fn a_list_is_kept_until_its_clients_are_others() {
-        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let (one, two) = ([address(1), address(2)], [address(1), address(3)]);
-        let mut lists = Lists::default();
-        let first = lists.of(7, &one, 2);
-        assert!(Arc::ptr_eq(&first, &lists.of(7, &one, 2)));
-        assert!(!Arc::ptr_eq(&first, &lists.of(8, &one, 2)), "another view");
-        assert_eq!(lists.of(7, &two, 2).all, two);
-        for view in 100..300 {
-            lists.of(view, &one, 2);
-        }
-        assert_eq!(lists.0.len(), LISTS_MAX);
-    }
-
-    #[test]
     fn every_client_gets_every_datagram_once_and_in_order() {
-        let (mut senders, _control, own) = start(3);
+        let mut work = Loop::start(3, None);
         let mut receivers: Vec<_> = (0..16).map(|_| socket()).collect();
         let to: Vec<_> = receivers.iter().map(|one| one.local_addr().unwrap()).collect();
         for number in 0..200_u32 {
             // No faster than they are sent: otherwise it would be dropped.
-            wait_until("the threads send", || senders.handover.backlog() < 8);
-            senders.send_shared(5, &to, &number.to_le_bytes());
+            wait_until("the threads send", || work.senders.handover.backlog() < 8);
+            work.send_shared(&to, &number.to_le_bytes());
         }
         let mut batch = RecvBatch::default();
         for receiver in &mut receivers {
@@ -509,50 +535,74 @@ mod tests {
                 found.extend(batch.iter().map(|(from, datagram)| (from, datagram.to_vec())));
                 found.len() >= 200
             });
-            let from = own.local_addr().unwrap();
+            let from = work.socket.local_addr().unwrap();
             let expected = (0..200_u32).map(|number| (from, number.to_le_bytes().to_vec()));
             assert!(found.into_iter().eq(expected));
         }
         wait_until("it is counted", || {
             let mut sent = net::Counters::default();
-            senders.add_sent(&mut sent);
+            work.senders.add_sent(&mut sent);
             sent.datagrams_sent == 16 * 200
         });
-        assert_eq!((senders.dropped, senders.ring.datagrams), (0, 200));
+        assert_eq!((work.senders.dropped, work.senders.ring.datagrams), (0, 200));
     }
 
     #[test]
     fn what_finds_no_part_is_dropped_and_counted_and_nobody_waits() {
         let socket = socket();
-        // Lanes that nobody takes from: threads that get no time.
-        let parts = (0..4).map(|_| Part::new().unwrap()).collect();
-        let (mut handover, _takers) = Handover::new(parts, 1);
-        handover.attach(0, current());
-        let (mut senders, _control, _own) = start(1);
-        senders.handover.end();
-        senders.handover = handover;
+        let (mut work, _takers) = Loop::stalled(4, None);
         let to = [socket.local_addr().unwrap(); 3];
         for count in 1..=2 {
-            senders.send_shared(5, &to, b"datagram");
-            assert!(!senders.puts_off(), "{count} of 4");
+            work.send_shared(&to, b"datagram");
+            assert!(!work.senders.puts_off(), "{count} of 4");
         }
-        senders.send_shared(5, &to, b"datagram");
-        assert!(senders.puts_off() && !senders.is_idle_for(to[0]));
-        (4..=6).for_each(|_| senders.send_shared(5, &to, b"datagram"));
+        work.send_shared(&to, b"datagram");
+        assert!(work.senders.puts_off() && !work.senders.is_idle_for(to[0]));
+        (4..=6).for_each(|_| work.send_shared(&to, b"datagram"));
+        let senders = &work.senders;
         assert_eq!((senders.dropped, senders.late, senders.ring.datagrams), (2 * 3, 1, 4));
     }
 
     #[test]
+    fn a_group_gets_everything_in_order_however_far_the_threads_are_behind() {
+        let (group, mut listener) = member(1);
+        let (mut work, mut takers) = Loop::stalled(4, Some(group));
+        work.socket.reach_groups(Interface::OfRoutes, 0).unwrap();
+        let mut client = socket();
+        let to = [group, client.local_addr().unwrap()];
+        (1..=6).for_each(|event_num| work.send_event(&to, event_num));
+        let mut tick = Header { datagram_type: DatagramType::Tick.code(), ..Header::default() };
+        tick.event_num = 7.into();
+        work.send_shared(&to, &[tick.as_bytes(), &[0; 32]].concat());
+        // All of it has left, two EVENTs from the arena, before a thread sent anything.
+        assert_eq!(work.socket.counters().datagrams_sent, 7);
+        assert_eq!((work.senders.dropped, work.arena.counters().datagrams), (3, 2));
+        assert_eq!(event_nums(&mut listener, 7), [1, 2, 3, 4, 5, 6, 7]);
+        // The client gets what found a part, and the group nothing twice.
+        let mut own = work.socket.try_clone().unwrap();
+        for _ in 0..4 {
+            takers[0].take(|part| part.send(0, &mut own));
+        }
+        assert_eq!(own.counters().datagrams_sent, 4);
+        assert_eq!(event_nums(&mut client, 4), [1, 2, 3, 4]);
+        // With nobody but the group no thread is asked for.
+        work.send_event(&[group], 8);
+        work.send_shared(&[group], &[tick.as_bytes(), &[0; 32]].concat());
+        assert_eq!(event_nums(&mut listener, 2), [8, 7]);
+        assert_eq!(work.senders.handover.backlog(), 0);
+    }
+
+    #[test]
     fn a_panic_in_a_thread_is_told_to_the_loop() {
-        let (mut senders, control, own) = start(2);
-        let to = [own.local_addr().unwrap()];
-        assert!(!senders.has_panicked());
+        let mut work = Loop::start(2, None);
+        let to = [work.socket.local_addr().unwrap()];
+        assert!(!work.senders.has_panicked());
         injected::break_next();
-        senders.send_shared(5, &to, b"datagram");
-        wait_until("the loop is told", || senders.has_panicked());
-        let woken = || matches!(control.pipe().read(&mut [0]), Ok(1));
+        work.send_shared(&to, b"datagram");
+        wait_until("the loop is told", || work.senders.has_panicked());
+        let woken = || matches!(work.control.pipe().read(&mut [0]), Ok(1));
         wait_until("the loop is woken", woken);
         // And the others end all the same.
-        drop(senders);
+        drop(work.senders);
     }
 }

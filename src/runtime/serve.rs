@@ -79,9 +79,6 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
         receive_buffer: options.receive_buffer,
         multicast: options.multicast,
     };
-    if let Some(multicast) = options.multicast.filter(|_| options.senders > 0) {
-        return Err(LoopError::GroupOfSenders { group: multicast.group }.into());
-    }
     // First, so that a port that is taken leaves the tree as its last owner did.
     let outlet = listen.bind(&live.load())?;
     let mut tree = open(&options)?;

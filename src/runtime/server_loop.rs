@@ -24,6 +24,8 @@ use crate::net::RecvBatch;
 use crate::net::SocketOptions;
 use crate::net::UdpSocket;
 use crate::runtime::adapter::TreeLeaves;
+use crate::runtime::buffers;
+use crate::runtime::buffers::Asked;
 use crate::runtime::clock::Clock;
 use crate::runtime::clock::OsRandom;
 use crate::runtime::clock::STRIDE;
@@ -108,6 +110,8 @@ impl Listen {
         };
         let mut socket = UdpSocket::bind(address, &options)
             .map_err(|source| LoopError::Bind { address, source })?;
+        let asked = Asked { receive: options.receive_buffer, send: options.send_buffer };
+        buffers::check("the server's socket", &socket, asked);
         self.transport.apply(&mut socket)?;
         if let Some(multicast) = self.multicast {
             let Multicast { group, interface, hops } = multicast;

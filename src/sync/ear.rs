@@ -48,6 +48,8 @@ pub(crate) struct Ear {
     heartbeat: Duration,
     /// When the flags are to be told; nothing once they were answered.
     tell_at: Option<Time>,
+    /// Number of the first empty REQUEST that told the flags as they are now.
+    told_by: Option<u32>,
 }
 
 impl Ear {
@@ -57,6 +59,7 @@ impl Ear {
         silence: Duration::ZERO,
         heartbeat: Duration::ZERO,
         tell_at: None,
+        told_by: None,
     };
 
     /// Of one that has just joined the group of its session.
@@ -64,7 +67,7 @@ impl Ear {
         let heartbeat = joined.heartbeat;
         let silence = heartbeat * SILENCE_HEARTBEATS;
         let state = State::Listening { until: None };
-        Ear { state, silence, heartbeat, tell_at: Some(now) }
+        Ear { state, silence, heartbeat, tell_at: Some(now), told_by: None }
     }
 
     /// Whether there is a group that is listened to.
@@ -91,7 +94,7 @@ impl Ear {
         if matches!(before, State::Hearing { .. }) {
             return None;
         }
-        self.tell_at = Some(now);
+        self.tell(now);
         Some(Change::Heard)
     }
 
@@ -105,8 +108,13 @@ impl Ear {
             _ => (State::Deaf { until: now.after(TRY_AGAIN) }, Some(Change::Silent)),
         };
         self.state = next;
-        self.tell_at = Some(now);
+        self.tell(now);
         change
+    }
+
+    /// The flags changed.
+    fn tell(&mut self, now: Time) {
+        (self.tell_at, self.told_by) = (Some(now), None);
     }
 
     /// Whether an empty REQUEST is due.
@@ -114,8 +122,10 @@ impl Ear {
         self.tell_at.is_some_and(|due| due <= now)
     }
 
-    /// A REQUEST with the flags was sent. It is repeated unless it is answered.
-    pub(crate) fn told(&mut self, now: Time) {
+    /// The empty REQUEST of this number was sent with the flags. It is repeated unless
+    /// it is answered.
+    pub(crate) fn told(&mut self, now: Time, number: u32) {
+        self.told_by.get_or_insert(number);
         if self.tell_at.is_some() {
             self.tell_at = Some(now.after(self.heartbeat));
         }
@@ -124,9 +134,14 @@ impl Ear {
         }
     }
 
-    /// An empty REQUEST was answered.
-    pub(crate) fn answered(&mut self) {
-        self.tell_at = None;
+    /// The empty REQUEST of this number was answered. If it told other flags than those
+    /// of now the server may have heard it after the newer one: they are told again.
+    pub(crate) fn answered(&mut self, now: Time, number: u32) {
+        match self.told_by {
+            Some(first) if first <= number => self.tell_at = None,
+            _ if self.is_open() => self.tell_at = self.tell_at.or(Some(now)),
+            _ => {}
+        }
     }
 
     /// When something is due.

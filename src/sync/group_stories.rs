@@ -3,6 +3,7 @@
 use core::time::Duration;
 
 use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
 use crate::sync::ClientEvent;
@@ -337,4 +338,71 @@ fn a_client_that_joined_no_group_hears_none() {
     assert_eq!((counters.group_foreign, counters.group_datagrams), (101, 0));
     assert!(world.copies[index].client.is_in_sync());
     assert!(!saw(&world, index, ClientEvent::GroupHeard));
+}
+
+/// The answer to an empty REQUEST, as the server gives it now.
+fn answer(world: &World, number: u32) -> Vec<u8> {
+    let joined = world.copies[0].client.joined().unwrap();
+    let header = Header {
+        event_num: U64::new(world.server.counters().events),
+        ..session_header(joined, DatagramType::Response)
+    };
+    let mut body = wire::ResponseBody::read_from_bytes(&[0; 16]).unwrap();
+    (body.first_leaf, body.next_leaf) = (U32::new(number), U32::new(number));
+    let mut bytes = Vec::new();
+    wire::encode(&mut bytes, &header, &body, &[], 0);
+    bytes
+}
+
+#[test]
+fn an_answer_to_an_older_request_does_not_end_the_repeats_of_a_newer() {
+    let mut world = world(9, 20, 1);
+    settle(&mut world);
+    world.run_for(SECOND);
+    assert!(saw(&world, 0, ClientEvent::GroupHeard));
+    // It hears the group no more, and what it says of that is lost.
+    world.weather = blocked();
+    let is_deaf = |world: &World| saw(world, 0, ClientEvent::GroupSilent);
+    assert!(world.run_until(3 * SECOND, is_deaf));
+    let older = answer(&world, 1);
+    world.forge(0, older);
+    (world.weather, world.group_weather) = (Weather::default(), Some(blocked()));
+    // A third of the lease is 3.3 s, a heartbeat 0.25 s.
+    world.run_for(Duration::from_millis(300));
+    assert_eq!(world.server.counters().group_left, 1, "it said so again");
+    settle(&mut world);
+}
+
+#[test]
+fn flags_that_an_older_request_may_have_undone_are_told_again() {
+    let mut world = world(10, 20, 1);
+    settle(&mut world);
+    world.run_for(SECOND);
+    let requests = world.server.counters().requests;
+    // The number of one that is of these flags, and of one that was not.
+    for (number, again) in [(1_000, 0), (0, 1), (1_000, 1)] {
+        let bytes = answer(&world, number);
+        world.forge(0, bytes);
+        world.run_for(Duration::from_millis(100));
+        assert_eq!(world.server.counters().requests - requests, again, "number {number}");
+    }
+}
+
+#[test]
+fn an_answer_that_was_overtaken_by_the_group_is_no_false_run() {
+    for seed in 0..40 {
+        let mut world = world(seed, 20, 0);
+        world.config.period = Duration::from_millis(5);
+        world.restart_server(30);
+        add_listener(&mut world);
+        // What comes by the client's own address is late.
+        world.weather = Weather { jitter_us: 20_000, ..Weather::default() };
+        world.group_weather = Some(Weather::default());
+        for round in 0..100_u8 {
+            world.write(u32::from(round % 20), &[round]);
+            world.run_for(Duration::from_millis(5));
+        }
+        assert_eq!(world.copies[0].client.counters().false_runs, 0, "seed {seed}");
+        settle(&mut world);
+    }
 }

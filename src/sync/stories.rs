@@ -10,6 +10,7 @@ use zerocopy::little_endian::U64;
 
 use crate::layout::DataLocId;
 use crate::layout::Revision;
+use crate::sync::ClientCounters;
 use crate::sync::ClientEvent;
 use crate::sync::Device;
 use crate::sync::DeviceConfig;
@@ -130,6 +131,85 @@ fn a_large_tree_is_repaired_by_the_revision_alone() {
     assert_eq!(after.requests - before.requests, 1);
     assert_eq!(after.requests_with_checksums, before.requests_with_checksums);
     assert_eq!(after.leaves_repaired - before.leaves_repaired, 1);
+}
+
+#[test]
+fn what_is_lost_within_a_period_is_repaired_alone() {
+    let (mut lossy, mut lost, mut brought) = (0, 0, 0);
+    for seed in SEEDS {
+        let mut world = World::new(seed, MemTree::new(2_000, 64), 1);
+        (0..2_000).for_each(|leaf| world.write(leaf, &[b'o'; 60]));
+        settle(&mut world);
+        let before = *world.copies[0].client.counters();
+        world.weather.loss = 0.02;
+        (0..2_000).for_each(|leaf| world.write(leaf, &[b'n'; 60]));
+        world.run_for(Duration::from_millis(110));
+        world.weather.loss = 0.0;
+        settle(&mut world);
+        let after = world.copies[0].client.counters();
+        assert_eq!(after.digest_mismatches, 0, "seed {seed}");
+        lossy += u64::from(after.events_lost > before.events_lost);
+        lost += after.events_lost - before.events_lost;
+        brought += after.leaves_repaired + after.leaves_repeated
+            - before.leaves_repaired
+            - before.leaves_repeated;
+    }
+    // An EVENT has some ten leaves. A period whose first one is lost is asked for as a
+    // whole, which is 2,000 leaves: a few of all.
+    assert!(lossy >= 15 && lost >= 2 * lossy, "{lossy} lossy periods lost {lost}");
+    assert!(brought < 400 * lossy, "{brought} leaves for {lost} EVENTs of {lossy} periods");
+}
+
+#[test]
+fn what_a_loss_brings_follows_from_where_it_lies_in_its_period() {
+    let mut world = World::new(6, MemTree::new(2_000, 64), 1);
+    (0..2_000).for_each(|leaf| world.write(leaf, &[b'o'; 60]));
+    settle(&mut world);
+    // All leaves change, in EVENTs of twelve: 167, of which the last one has eight.
+    for (lost, brought) in [
+        (vec![50], 12),
+        (vec![50, 51, 52], 36),
+        (vec![50, 90], 24),
+        (vec![167], 8),
+        (vec![166, 167], 2_000),
+        (vec![1], 2_000),
+        (vec![1, 50], 2_000),
+    ] {
+        let before = *world.copies[0].client.counters();
+        let first = world.server.counters().events;
+        world.doomed = lost.iter().map(|number| first + number).collect();
+        (0..2_000).for_each(|leaf| world.write(leaf, &[b'n'; 60]));
+        settle(&mut world);
+        let after = world.copies[0].client.counters();
+        let came = |counters: &ClientCounters| counters.leaves_repaired + counters.leaves_repeated;
+        assert_eq!(after.events_lost - before.events_lost, lost.len() as u64);
+        assert_eq!(came(after) - came(&before), brought, "{lost:?}");
+        assert_eq!(world.server.counters().events - first, 167);
+    }
+}
+
+#[test]
+fn copies_are_equal_after_a_storm_over_large_periods() {
+    let mut lost = 0;
+    for seed in SEEDS {
+        let mut world = World::new(seed, MemTree::new(2_000, 64), 2);
+        world.weather = storm();
+        for round in 0..40_u8 {
+            for _ in 0..400 {
+                let leaf = (world.random.next_u64() % 2_000) as u32;
+                world.write(leaf, &[round; 60]);
+            }
+            world.run_for(Duration::from_millis(37));
+        }
+        world.weather = Weather::default();
+        settle(&mut world);
+        for copy in &world.copies {
+            let counters = copy.client.counters();
+            lost += counters.events_lost;
+            assert_eq!(counters.digest_mismatches, 0, "seed {seed}");
+        }
+    }
+    assert!(lost > 1_000, "the storms lost {lost} EVENTs");
 }
 
 #[test]

@@ -339,6 +339,8 @@ pub(crate) struct World {
     pub(crate) weather: Weather,
     /// That of the group, if it is another one.
     pub(crate) group_weather: Option<Weather>,
+    /// EVENTs of these numbers are lost, once each.
+    pub(crate) doomed: Vec<u64>,
     /// Datagrams that the server sent to the group.
     pub(crate) sent_to_group: u64,
     pub(crate) tree: MemTree,
@@ -396,6 +398,7 @@ impl World {
             random,
             weather: Weather::default(),
             group_weather: None,
+            doomed: Vec::new(),
             sent_to_group: 0,
             tree,
             server,
@@ -604,8 +607,17 @@ impl World {
         }
     }
 
+    fn is_doomed(&mut self, bytes: &[u8]) -> bool {
+        if self.doomed.is_empty() {
+            return false;
+        }
+        let Ok((header, wire::Datagram::Event(_))) = wire::decode(bytes) else { return false };
+        let index = self.doomed.iter().position(|number| *number == header.event_num.get());
+        index.map(|index| self.doomed.swap_remove(index)).is_some()
+    }
+
     fn carry(&mut self, weather: Weather, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
-        if self.random.chance(weather.loss) {
+        if self.random.chance(weather.loss) || self.is_doomed(bytes) {
             return;
         }
         let copies = 1 + u64::from(self.random.chance(weather.duplication));

@@ -107,6 +107,19 @@ fn three_mirrors_in_a_group_of_ipv4_get_each_period_once() {
 }
 
 #[test]
+fn a_server_with_threads_that_send_sends_each_period_once_to_a_group() {
+    if env::var_os(INSIDE).is_none() {
+        stay_equal_in_a_group("127.0.0.1:0", group_v4(5), &["--senders", "2"], &[]);
+        return in_a_network_of_its_own(
+            "group::a_server_with_threads_that_send_sends_each_period_once_to_a_group",
+        );
+    }
+    let serve = ["--senders", "2", "--multicast-interface", "mc0", "--allow", "fd00::/8"];
+    let group = "[ff15::4722]:4722".parse().unwrap();
+    stay_equal_in_a_group("[fd00::1]:0", group, &serve, &["--multicast-interface", "mc0"]);
+}
+
+#[test]
 fn a_raw_socket_sends_to_a_group_as_well() {
     if env::var_os(INSIDE).is_none() {
         // A network of one's own comes with the right to raw sockets.
@@ -135,10 +148,21 @@ fn three_mirrors_in_a_group_of_ipv6_get_each_period_once() {
 
 #[test]
 fn what_comes_from_another_address_is_not_believed_and_the_mirror_goes_on_without() {
+    members_and_others(4, &[]);
+}
+
+/// Clients of both kinds, and some that change: what goes to their own addresses goes by
+/// threads, what goes to the group by the loop.
+#[test]
+fn with_threads_that_send_members_and_others_are_equal() {
+    members_and_others(6, &["--senders", "2"]);
+}
+
+fn members_and_others(story: u8, serve: &[&str]) {
     let site = Site::new();
     let tree = site.create_plain("tree", [2, 100, 100]);
-    let group = group_v4(4).to_string();
-    let options = ["--period", "10ms", "--multicast", &group];
+    let group = group_v4(story).to_string();
+    let options = [&["--period", "10ms", "--multicast", &group], serve].concat();
     let server = Serving::server(&tree, &options);
     // The session is with the proxy, the group's datagrams are the server's.
     let calm = Weather { loss: 0.0, duplicate: 0.0, reorder: 0.0, seed: 1 };
@@ -190,16 +214,9 @@ fn a_group_that_is_none_is_refused() {
         assert_eq!(ended.code(), 2, "{ended}");
         assert!(ended.stderr.join("\n").contains(text), "wanted {text:?} in: {ended}");
     }
-    let more = [
-        (["--multicast-interface", "nosuch0"], "no such interface"),
-        (["--senders", "1"], "leave --senders out"),
-    ];
-    for (options, text) in more {
-        let group = ["--multicast", "239.1.2.3:5"];
-        let mut command = mapleaf(["serve", "--listen", "127.0.0.1:0"]);
-        command.arg(&tree).args(group).args(options);
-        let ended = Program::start(command).ended();
-        assert_eq!(ended.code(), 2, "{ended}");
-        assert!(ended.stderr.join("\n").contains(text), "wanted {text:?} in: {ended}");
-    }
+    let mut command = mapleaf(["serve", "--listen", "127.0.0.1:0"]);
+    command.arg(&tree).args(["--multicast", "239.1.2.3:5", "--multicast-interface", "nosuch0"]);
+    let ended = Program::start(command).ended();
+    assert_eq!(ended.code(), 2, "{ended}");
+    assert!(ended.stderr.join("\n").contains("no such interface"), "{ended}");
 }

@@ -70,7 +70,7 @@ pub(crate) struct DiskArgs {
     #[arg(long, default_value_t = 1, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=1_000))]
     repetitions: u32,
-    /// Print one JSON object instead of a table
+    /// Print JSON, a line for each figure, instead of a table
     #[arg(long)]
     pub(crate) json: bool,
 }

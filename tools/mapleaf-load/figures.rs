@@ -1,4 +1,4 @@
-//! What was measured, as a table or as JSON.
+//! What was measured, as a table or as JSON Lines.
 
 use std::fmt::Write as _;
 
@@ -30,7 +30,7 @@ impl Figures {
         }
     }
 
-    /// Each with its unit, its median, its bounds and all its values.
+    /// Each with its unit, its median, its bounds, and its values, of which there are `runs`.
     pub(crate) fn json(&self) -> Map<String, Value> {
         let tell = |figure: &Figure| {
             let (min, max) = bounds(&figure.values);
@@ -39,6 +39,7 @@ impl Figures {
                 "median": median(&figure.values),
                 "min": min,
                 "max": max,
+                "runs": figure.values.len(),
                 "values": figure.values,
             });
             (figure.name.clone(), told)
@@ -64,6 +65,8 @@ pub(crate) struct Report {
     machine: Value,
     options: Value,
     figures: Figures,
+    /// What a figure can reach at most, by its name.
+    limits: Vec<(String, f64)>,
     series: Vec<Series>,
     notes: Vec<String>,
 }
@@ -76,12 +79,18 @@ impl Report {
             notes.push("not a release build: these are no figures of speed".to_owned());
         }
         let (machine, figures) = (machine::describe(), Figures::default());
-        Report { command, machine, options, figures, series: Vec::new(), notes }
+        let (limits, series) = (Vec::new(), Vec::new());
+        Report { command, machine, options, figures, limits, series, notes }
     }
 
     /// Adds one measurement of a figure.
     pub(crate) fn add(&mut self, name: &str, unit: &'static str, value: f64) {
         self.figures.add(name, unit, value);
+    }
+
+    /// Says what a figure can reach at most, as it was measured in the same run.
+    pub(crate) fn limit(&mut self, name: &str, limit: f64) {
+        self.limits.push((name.to_owned(), limit));
     }
 
     /// Adds curves.
@@ -100,22 +109,50 @@ impl Report {
         found.map(|figure| median(&figure.values))
     }
 
-    /// One object.
-    pub(crate) fn json(&self) -> Value {
-        let series = self.series.iter().map(|series| (series.name().to_owned(), series.json()));
-        json!({
-            "tool": "mapleaf-load",
-            "command": self.command,
-            "version": env!("CARGO_PKG_VERSION"),
-            "commit": machine::commit(),
-            "build": if cfg!(debug_assertions) { "debug" } else { "release" },
-            "machine": self.machine,
-            "load_average_at_end": machine::load_average(),
-            "options": self.options,
-            "figures": self.figures.json(),
-            "series": series.collect::<Map<_, _>>(),
-            "notes": self.notes,
-        })
+    /// One object a figure, the points of curves included.
+    pub(crate) fn json(&self) -> Vec<Value> {
+        let settings = self.settings();
+        let mut lines = self.lines(&self.figures.json(), &settings);
+        for series in &self.series {
+            for (own, figures) in series.points() {
+                let mut settings = settings.clone();
+                settings.extend(own);
+                lines.extend(self.lines(figures, &settings));
+            }
+        }
+        lines
+    }
+
+    /// What was asked for, of what build, on which machine.
+    fn settings(&self) -> Map<String, Value> {
+        let mut settings = self.options.as_object().cloned().unwrap_or_default();
+        settings.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+        settings.insert("commit".to_owned(), json!(machine::commit()));
+        let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+        settings.insert("build".to_owned(), json!(build));
+        settings.insert("machine".to_owned(), self.machine.clone());
+        settings.insert("load_average_at_end".to_owned(), json!(machine::load_average()));
+        settings
+    }
+
+    fn lines(&self, figures: &Map<String, Value>, settings: &Map<String, Value>) -> Vec<Value> {
+        let line = |(name, figure): (&String, &Value)| {
+            let mut line = json!({"command": self.command, "measure": name, "settings": settings});
+            if let (Value::Object(line), Value::Object(figure)) = (&mut line, figure) {
+                line.extend(figure.clone());
+            }
+            if let Some((_, limit)) = self.limits.iter().find(|(of, _)| of == name) {
+                line["limit"] = json!(limit);
+                line["share"] = json!(figure["median"].as_f64().unwrap_or(0.0) / limit);
+            }
+            line
+        };
+        figures.iter().map(line).collect()
+    }
+
+    /// What a reader of the figures has to know.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// One line a figure, then the curves.
@@ -194,10 +231,15 @@ mod tests {
             report.add("p50", "us", value);
         }
         report.note("said");
-        let json = report.json();
-        assert_eq!(json["figures"]["p50"]["median"], 3.0);
-        assert_eq!(json["figures"]["p50"]["values"], json!([1.0, 3.0, 200.0]));
-        assert!(json["machine"]["cores"].as_u64().is_some_and(|cores| cores > 0));
+        report.limit("p50", 2.0);
+        let lines = report.json();
+        assert_eq!((lines.len(), &lines[0]["measure"]), (1, &json!("p50")));
+        assert_eq!((&lines[0]["median"], &lines[0]["runs"]), (&json!(3.0), &json!(3)));
+        assert_eq!(lines[0]["values"], json!([1.0, 3.0, 200.0]));
+        assert_eq!((&lines[0]["limit"], &lines[0]["share"]), (&json!(2.0), &json!(1.5)));
+        let settings = &lines[0]["settings"];
+        assert_eq!(settings["rate"], 5);
+        assert!(settings["machine"]["cores"].as_u64().is_some_and(|cores| cores > 0));
         let table = report.table();
         assert!(table.contains("p50") && table.contains("200  us"), "{table}");
         assert!(table.contains("Note: said."), "{table}");

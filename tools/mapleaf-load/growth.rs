@@ -57,7 +57,7 @@ pub(crate) struct GrowthArgs {
     #[arg(long, default_value_t = 3, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(1..=1_000))]
     repetitions: u32,
-    /// Print one JSON object instead of tables
+    /// Print JSON, a line for each figure, instead of tables
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -118,12 +118,11 @@ pub(crate) fn run(args: &GrowthArgs) -> anyhow::Result<Report> {
         "period_s": args.period.as_secs_f64(),
         "repetitions": args.repetitions(),
         "folder": args.dir.clone().unwrap_or_else(in_memory),
-        "while_another_grows": {
-            "leaves": BASE.leaves,
-            "changed": BASE.changed,
-            "sessions": BASE.sessions,
-            "size": BASE.size,
-        },
+        // Each point says which of these grows, and how far.
+        "leaves": BASE.leaves,
+        "changed": BASE.changed,
+        "sessions": BASE.sessions,
+        "size": BASE.size,
     });
     let mut report = Report::new("growth", options);
     for (mut series, points) in plan(args) {

@@ -121,7 +121,12 @@ fn run() -> anyhow::Result<()> {
 }
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
-    let text = if json { format!("{}\n", report.json()) } else { report.table() };
+    let text = if json {
+        report.notes().iter().for_each(|note| ending::word(&format!("mapleaf-load: {note}")));
+        report.json().iter().map(|line| format!("{line}\n")).collect()
+    } else {
+        report.table()
+    };
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Who closed the pipe has seen enough.

@@ -49,7 +49,7 @@ pub(crate) struct Common {
     /// Time that is run but not measured, first
     #[arg(long, default_value = "1s", value_name = "DURATION", value_parser = parse::duration)]
     pub(crate) warm_up: Duration,
-    /// Print one JSON object instead of a table
+    /// Print JSON, a line for each figure, instead of a table
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -30,9 +30,12 @@ impl Series {
         self.name
     }
 
-    pub(crate) fn json(&self) -> Value {
-        let points = self.points.iter().map(|(at, figures)| json!({"at": at, "figures": figures}));
-        json!({"unit": self.unit, "points": points.collect::<Vec<_>>()})
+    /// Each point: the settings that are its own, and its figures.
+    pub(crate) fn points(&self) -> impl Iterator<Item = (Map<String, Value>, &Map<String, Value>)> {
+        self.points.iter().map(|(at, figures)| {
+            let own = [("grows", json!(self.name)), (self.name, json!(at))];
+            (own.map(|(name, value)| (name.to_owned(), value)).into_iter().collect(), figures)
+        })
     }
 
     /// One line a figure, one column a point: medians.
@@ -92,6 +95,8 @@ mod tests {
             &["join,", "ms", "2.500", "300"],
         ];
         assert_eq!(lines, expected);
-        assert_eq!(series.json()["points"][1]["at"], 64);
+        let (own, figures) = series.points().nth(1).unwrap();
+        assert_eq!((&own["grows"], &own["size"]), (&json!("size"), &json!(64)));
+        assert_eq!(figures["join"]["median"], 300);
     }
 }

@@ -250,6 +250,9 @@ fn add_lost(said: &[Said], report: &mut Report) {
     report.add("datagrams dropped on purpose", "datagrams", dropped as f64);
     report.add("EVENTs lost", "datagrams", sum("client.events_lost"));
     report.add("REQUESTs", "datagrams", sum("client.requests"));
+    report.add("leaves repaired", "leaves", sum("client.leaves_repaired"));
+    let twice = sum("client.leaves_repeated") + sum("client.leaves_older");
+    report.add("leaves that came for nothing", "leaves", twice);
     report.add("messages that found a full queue", "messages", sum("socket.queue_drops"));
     report
         .note("times with and without loss alternate in one run; each share is of two neighbours");
@@ -334,6 +337,7 @@ fn add_limit(load: &LoadArgs, subscribers: u32, report: &mut Report) -> anyhow::
     let limit = report.median("limit: values in them at each").unwrap_or(0.0);
     let applied = report.median("applied at each").unwrap_or(0.0);
     report.add("share of the limit", "%", 100.0 * applied / limit.max(1.0));
+    report.limit("applied at each", limit.max(1.0));
     report
         .note(format!("a datagram of the limit counts as {per_datagram} values; nobody reads it"));
     Ok(())

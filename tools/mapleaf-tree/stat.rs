@@ -22,7 +22,7 @@ use mapleaf::tree::role_name;
 
 use crate::Answer;
 use crate::file::open;
-use crate::file::scan;
+use crate::file::scan_in_pieces;
 use crate::file::shown;
 use crate::json::json_line;
 
@@ -50,7 +50,7 @@ struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, scanned: &Scanned<'_>) {
+    fn add(&mut self, scanned: Scanned<'_>) {
         let Scanned::Leaf(leaf) = scanned else {
             self.damaged += 1;
             return;
@@ -61,6 +61,17 @@ impl Totals {
         self.newest = self.newest.max(leaf.revision);
         let part = Digest::of_leaf(leaf.data_loc_id, leaf.revision, leaf.checksum);
         self.digest = self.digest.plus(part);
+    }
+
+    /// Adds what other leaves amount to.
+    fn merge(&mut self, other: &Totals) {
+        let Totals { written, flags_set, damaged, data_bytes, newest, digest } = other;
+        self.written += written;
+        self.flags_set += flags_set;
+        self.damaged += damaged;
+        self.data_bytes += data_bytes;
+        self.newest = self.newest.max(*newest);
+        self.digest = self.digest.plus(*digest);
     }
 }
 
@@ -96,8 +107,8 @@ impl Serialize for Entries {
 pub(crate) fn stat(args: &StatArgs, out: &mut impl Write) -> anyhow::Result<Answer> {
     let file = open(&args.file)?;
     let mut totals = Totals::default();
-    scan(&file, |scanned| {
-        totals.add(&scanned);
+    scan_in_pieces(&file, Totals::add, |piece: Totals| {
+        totals.merge(&piece);
         Ok(())
     })
     .with_context(|| shown(&args.file))?;

@@ -18,7 +18,7 @@ use mapleaf::tree::TreeFile;
 use crate::Answer;
 use crate::ending::word;
 use crate::file::open;
-use crate::file::scan;
+use crate::file::scan_in_pieces;
 use crate::file::shown;
 use crate::file::shown_path;
 use crate::json::DamageLine;
@@ -53,6 +53,24 @@ struct VerifyLine {
     faults: u64,
 }
 
+/// What was found in a piece of the tree.
+#[derive(Default)]
+struct Piece {
+    leaves: u64,
+    recovered: u64,
+    damaged: Vec<(DataLocId, LeafDamage)>,
+}
+
+impl Piece {
+    fn add(&mut self, scanned: Scanned<'_>) {
+        self.leaves += 1;
+        match scanned {
+            Scanned::Leaf(leaf) => self.recovered += u64::from(leaf.origin == Origin::Undo),
+            Scanned::Damaged { leaf, damage } => self.damaged.push((leaf, damage)),
+        }
+    }
+}
+
 /// Checks a tree file; the answer is no if anything is damaged.
 pub(crate) fn verify(args: &VerifyArgs, out: &mut impl Write) -> anyhow::Result<Answer> {
     let file = open(&args.file)?;
@@ -61,16 +79,12 @@ pub(crate) fn verify(args: &VerifyArgs, out: &mut impl Write) -> anyhow::Result<
         sums.faults += 1;
         print_fault(&fault, args.json, out)?;
     }
-    scan(&file, |scanned| {
-        sums.leaves += 1;
-        match scanned {
-            Scanned::Leaf(leaf) => sums.recovered += u64::from(leaf.origin == Origin::Undo),
-            Scanned::Damaged { leaf, damage } => {
-                sums.damaged += 1;
-                print_damage(&file, leaf, damage, args.json, out)?;
-            }
-        }
-        Ok(())
+    scan_in_pieces(&file, Piece::add, |piece: Piece| {
+        sums.leaves += piece.leaves;
+        sums.recovered += piece.recovered;
+        sums.damaged += piece.damaged.len() as u64;
+        let mut damaged = piece.damaged.into_iter();
+        damaged.try_for_each(|(leaf, damage)| print_damage(&file, leaf, damage, args.json, out))
     })
     .with_context(|| shown(&args.file))?;
     file.check_length().with_context(|| shown(&args.file))?;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws docs/plots/*.svg from the JSON of mapleaf-load that lies beside them.
+"""Draws docs/plots/*.svg from the JSON Lines of mapleaf-load that lie beside them.
 
     tools/plots/plot.py            writes every picture
     tools/plots/plot.py --check    writes nothing; ends with 1 if one is not what it would be
@@ -77,11 +77,12 @@ class Chart:
 
 def main():
     pictures = {}
-    for path in sorted(FOLDER.glob("*.json")):
-        run = json.loads(path.read_text(encoding="ascii"))
-        charts = CHARTS.get(run["command"])
+    for path in sorted(FOLDER.glob("*.jsonl")):
+        run = [json.loads(line) for line in path.read_text(encoding="ascii").splitlines()]
+        command = run[0]["command"]
+        charts = CHARTS.get(command)
         if charts is None:
-            sys.exit(f"{path}: no picture is made of {run['command']!r}")
+            sys.exit(f"{path}: no picture is made of {command!r}")
         for name, chart in charts(run).items():
             pictures[FOLDER / f"{path.stem}-{name}.svg"] = draw(chart)
     if "--check" in sys.argv[1:]:
@@ -100,7 +101,7 @@ def check(pictures):
                    if there.get(path) != wanted.get(path))
     if wrong or not wanted:
         names = ", ".join(wrong) or "no JSON at all"
-        sys.exit(f"not what tools/plots/plot.py makes of docs/plots/*.json: {names}")
+        sys.exit(f"not what tools/plots/plot.py makes of docs/plots/*.jsonl: {names}")
     print(f"{len(wanted)} pictures are what their JSON gives")
 
 
@@ -108,27 +109,29 @@ def check(pictures):
 
 
 def source(run):
-    machine = run["machine"]
-    return (f"mapleaf {run['version']} ({run['commit']}), {machine['cores']} cores of "
+    settings = run[0]["settings"]
+    machine = settings["machine"]
+    return (f"mapleaf {settings['version']} ({settings['commit']}), {machine['cores']} cores of "
             f"{machine['cpu']}, Linux {machine['kernel']}, load {machine['load_average']:.1f}")
 
 
 def curve(run, series, figure, name, scale=1.0):
     points = []
-    for point in run["series"][series]["points"]:
-        told = point["figures"].get(figure)
-        if told is not None:
-            values = (told["median"], told["min"], told["max"])
-            points.append((point["at"], *(value * scale for value in values)))
+    for line in run:
+        settings = line["settings"]
+        if settings["grows"] == series and line["measure"] == figure:
+            values = (line["median"], line["min"], line["max"])
+            points.append((settings[series], *(value * scale for value in values)))
     return Curve(name, points)
 
 
 def growth(run):
-    base = run["options"]["while_another_grows"]
+    # What the others are while sessions grow, and while they do not.
+    base = next(line["settings"] for line in run if line["settings"]["grows"] == "sessions")
+    leaves = [point[0] for point in curve(run, "leaves", "opening and verifying", "").points]
     period = "processor, a period with changes"
     idle = "processor, a period without changes"
     session = "server memory a session"
-    leaves = [point["at"] for point in run["series"]["leaves"]["points"]]
     charts = {
         "time": Chart(
             f"A tree opens, and a replica joins ({base['size']} B a leaf)",
@@ -177,20 +180,21 @@ QUANTILES = ["p50", "p99", "p99.9", "longest"]
 
 def times(run, what):
     """A curve a folder: the quantiles of some times."""
-    options = run["options"]
+    options = run[0]["settings"]
+    figures = {line["measure"]: line for line in run}
     curves = []
     for folder, medium in zip(options["folders"], options["media"]):
         points = []
         for at, quantile in enumerate(QUANTILES):
-            told = run["figures"][f"{folder}: {what}, {quantile}"]
+            told = figures[f"{folder}: {what}, {quantile}"]
             points.append((at, told["median"], told["min"], told["max"]))
         curves.append(Curve(medium, points))
     return curves
 
 
 def disk(run):
-    pages = f"{run['options']['pages']:,} pages"
-    rate = f"{run['options']['rate']:,} changes a second"
+    pages = f"{run[0]['settings']['pages']:,} pages"
+    rate = f"{run[0]['settings']['rate']:,} changes a second"
     charts = {
         "updates": Chart(
             f"An update of a mapped tree, random over {pages}",

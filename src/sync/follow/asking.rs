@@ -18,6 +18,7 @@ use crate::sync::follow::ASKS_MAX;
 use crate::sync::follow::Desk;
 use crate::sync::follow::Follower;
 use crate::sync::follow::LEASE_REQUEST_ID;
+use crate::sync::follow::REPAIRS_MAX;
 use crate::sync::join::session_header;
 use crate::sync::leaves::ReplicaLeaves;
 use crate::sync::span::Known;
@@ -37,27 +38,37 @@ impl Follower {
     pub(crate) fn advance<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, tree: &T) {
         self.give_up_late_asks(desk);
         self.waits_for_repair = desk.now < self.repair_at && !self.spans.is_live();
-        if !self.waits_for_repair {
+        // Most datagrams change nothing that could be asked for.
+        if !self.waits_for_repair && !self.is_all_asked {
             while self.ask_for_stale(desk, tree) {}
+            self.is_all_asked = true;
         }
         self.audit(desk, tree);
         if desk.ear.is_due(desk.now) || desk.now >= self.last_sent.after(self.joined.lease / 3) {
-            self.request(desk, LEASE_REQUEST_ID, 0..0, 1, Method::Since(Revision::ZERO), tree);
+            // Its number comes back: an answer to an older one says less.
+            self.lease_number = self.lease_number.saturating_add(1);
+            self.lease_event_num = self.expected - 1;
+            let nothing = self.lease_number..self.lease_number;
+            self.request(desk, LEASE_REQUEST_ID, nothing, 1, Method::Since(Revision::ZERO), tree);
+            desk.ear.told(desk.now, self.lease_number);
         }
     }
 
     fn give_up_late_asks(&mut self, desk: &mut Desk<'_>) {
         let asked = self.asks.len();
         let is_late = |ask: &Ask| ask.deadline <= desk.now;
+        if !self.asks.iter().any(is_late) {
+            return;
+        }
         let is_silent = self.asks.iter().filter(|ask| is_late(ask)).all(Ask::is_unanswered);
         self.asks.retain(|ask| !is_late(ask));
         let late = asked - self.asks.len();
         desk.counters.requests_timed_out += late as u64;
-        match (late, is_silent) {
-            (0, _) => {}
+        self.is_all_asked = false;
+        match is_silent {
             // REQUESTs that went together wait together: one step back for all.
-            (_, true) => self.round_trip.back_off(),
-            (_, false) => self.round_trip.answered(),
+            true => self.round_trip.back_off(),
+            false => self.round_trip.answered(),
         }
     }
 
@@ -65,12 +76,17 @@ impl Follower {
     fn ask_for_stale<T: ReplicaLeaves>(&mut self, desk: &mut Desk<'_>, tree: &T) -> bool {
         let busy: u32 = self.asks.iter().map(|ask| ask.credit).sum();
         let credit = self.credit().saturating_sub(busy);
-        if self.asks.len() == ASKS_MAX || credit == 0 {
+        let free = REPAIRS_MAX.saturating_sub(self.asks.len());
+        if free == 0 || credit == 0 {
             return false;
         }
         let asked = self.asks.iter().map(|ask| &ask.range);
-        let Some(stale) = self.spans.first_stale(0, asked) else { return false };
-        let share = (self.credit() / ASKS_MAX as u32).max(1);
+        let Some(stale) = self.spans.next_stale(asked, free) else { return false };
+        if !stale.known.is_revision() && self.asks.len() >= ASKS_MAX {
+            return false;
+        }
+        // Repairs leave no even shares: the last one may get less.
+        let share = (self.credit() / ASKS_MAX as u32).max(1).min(credit);
         let (range, method, credit) = match (stale.known, self.whole_in_one_request()) {
             // Nothing is held: the rest is cut among the REQUESTs there may be.
             (Known::Since(Revision::ZERO), _) => {
@@ -80,7 +96,9 @@ impl Follower {
             (_, Some(whole)) if self.asks.is_empty() => (whole, Method::Checksums, credit),
             (_, Some(_)) => return false,
             (Known::Since(revision), None) => {
-                (stale.first..stale.end, Method::Since(revision), credit)
+                // Each RESPONSE brings a leaf at least, the last one perhaps none.
+                let needed = (stale.end - stale.first).saturating_add(1);
+                (stale.first..stale.end, Method::Since(revision), credit.min(needed))
             }
             (Known::Unknown | Known::Live, None) => {
                 let end = stale.end.min(stale.first.saturating_add(self.checksums_max()));
@@ -114,6 +132,8 @@ impl Follower {
         let id = self.next_request_id;
         // Wraps safely: only a few are under way, and 0 means the lease.
         self.next_request_id = id.checked_add(1).unwrap_or(LEASE_REQUEST_ID + 1);
+        let busy: u32 = self.asks.iter().map(|ask| ask.credit).sum();
+        debug_assert!(busy + credit <= self.credit(), "{busy} and {credit} overrun the socket");
         let mut ask = Ask::new(id, range.clone(), credit, desk.now, self.round_trip.timeout());
         // A second audit in a row that found a difference: what the copy takes
         // for newer was never made, or was lost by the server.
@@ -154,10 +174,6 @@ impl Follower {
             reserved: U16::ZERO,
         };
         desk.outbox.request(&header, &body, checksums);
-        if id == LEASE_REQUEST_ID {
-            self.lease_event_num = self.expected - 1;
-            desk.ear.told(desk.now);
-        }
         self.last_sent = desk.now;
     }
 

@@ -3,6 +3,7 @@
 //! Its protocol is written here, in large pieces and without waiting for answers: no
 //! client library is faster than none.
 
+use std::io;
 use std::io::Write as _;
 
 use anyhow::Context as _;
@@ -11,16 +12,11 @@ use anyhow::bail;
 use crate::Seat;
 use crate::job::Replica;
 use crate::job::Sender;
+use crate::stream::Framed;
 use crate::stream::Stream;
 
 /// A bucket as the command `nats kv add` makes it, kept in memory: one value a key.
 const BUCKET: &str = r#"{"name":"KV_k","subjects":["$KV.k.>"],"max_msgs_per_subject":1,"storage":"memory","retention":"limits","discard":"new","max_msgs":-1,"max_bytes":-1,"num_replicas":1,"allow_rollup_hdrs":true,"deny_delete":true,"allow_direct":true}"#;
-
-struct Nats {
-    stream: Stream,
-    keyed: bool,
-    head: Vec<u8>,
-}
 
 fn connect(host: &str, port: u16) -> anyhow::Result<Stream> {
     let mut stream = Stream::connect(host, port)?;
@@ -68,23 +64,13 @@ pub fn sender(seat: &Seat) -> anyhow::Result<Box<dyn Sender>> {
     if seat.keyed {
         ask(&mut stream, "$JS.API.STREAM.CREATE.KV_k", BUCKET)?;
     }
-    Ok(Box::new(Nats { stream, keyed: seat.keyed, head: Vec::new() }))
+    Ok(Box::new(Framed::new(stream, seat.keyed, head)))
 }
 
-impl Sender for Nats {
-    fn send(&mut self, leaf: u32, message: &[u8]) -> anyhow::Result<()> {
-        self.head.clear();
-        match self.keyed {
-            true => write!(self.head, "PUB $KV.k.{leaf} {}\r\n", message.len())?,
-            false => write!(self.head, "PUB m {}\r\n", message.len())?,
-        }
-        self.stream.write(&self.head)?;
-        self.stream.write(message)?;
-        Ok(self.stream.write(b"\r\n")?)
-    }
-
-    fn flush(&mut self) -> anyhow::Result<()> {
-        Ok(self.stream.flush()?)
+fn head(head: &mut Vec<u8>, keyed: bool, leaf: u32, size: usize) -> io::Result<()> {
+    match keyed {
+        true => write!(head, "PUB $KV.k.{leaf} {size}\r\n"),
+        false => write!(head, "PUB m {size}\r\n"),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Its protocol is written here, in large pieces and without waiting for answers: no
 //! client library is faster than none.
 
+use std::io;
 use std::io::Write as _;
 
 use anyhow::Context as _;
@@ -10,41 +11,24 @@ use anyhow::Context as _;
 use crate::Seat;
 use crate::job::Replica;
 use crate::job::Sender;
+use crate::stream::Framed;
 use crate::stream::Stream;
 
 /// Keys of one MGET: the server answers each in one piece.
 const KEYS_AT_ONCE: u32 = 1_000;
-
-struct Redis {
-    stream: Stream,
-    keyed: bool,
-    head: Vec<u8>,
-}
 
 pub fn sender(seat: &Seat) -> anyhow::Result<Box<dyn Sender>> {
     let mut stream = Stream::connect(seat.near(), seat.port)?;
     // Otherwise each value published is answered by a number that has to be read.
     stream.write(b"*3\r\n$6\r\nCLIENT\r\n$5\r\nREPLY\r\n$3\r\nOFF\r\n")?;
     stream.flush()?;
-    Ok(Box::new(Redis { stream, keyed: seat.keyed, head: Vec::new() }))
+    Ok(Box::new(Framed::new(stream, seat.keyed, head)))
 }
 
-impl Sender for Redis {
-    fn send(&mut self, leaf: u32, message: &[u8]) -> anyhow::Result<()> {
-        self.head.clear();
-        match self.keyed {
-            true => {
-                write!(self.head, "*3\r\n$3\r\nSET\r\n$9\r\nl{leaf:08}\r\n${}\r\n", message.len())?
-            }
-            false => write!(self.head, "*3\r\n$7\r\nPUBLISH\r\n$1\r\nm\r\n${}\r\n", message.len())?,
-        }
-        self.stream.write(&self.head)?;
-        self.stream.write(message)?;
-        Ok(self.stream.write(b"\r\n")?)
-    }
-
-    fn flush(&mut self) -> anyhow::Result<()> {
-        Ok(self.stream.flush()?)
+fn head(head: &mut Vec<u8>, keyed: bool, leaf: u32, size: usize) -> io::Result<()> {
+    match keyed {
+        true => write!(head, "*3\r\n$3\r\nSET\r\n$9\r\nl{leaf:08}\r\n${size}\r\n"),
+        false => write!(head, "*3\r\n$7\r\nPUBLISH\r\n$1\r\nm\r\n${size}\r\n"),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use anyhow::bail;
+use mapleaf_compare_table::middle;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -401,15 +402,4 @@ fn risen(before: &[u64], after: &[u64]) -> Vec<f64> {
 
 fn sum(values: &Value) -> f64 {
     values.as_array().into_iter().flatten().filter_map(Value::as_f64).sum()
-}
-
-/// The median.
-pub fn middle(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => sorted[length / 2],
-        length => f64::midpoint(sorted[length / 2 - 1], sorted[length / 2]),
-    }
 }

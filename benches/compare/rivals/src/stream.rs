@@ -5,6 +5,8 @@ use std::io::Read;
 use std::io::Write;
 use std::net::TcpStream;
 
+use crate::job::Sender;
+
 /// One system call carries some hundred values.
 const PIECE: usize = 64 << 10;
 
@@ -87,5 +89,36 @@ impl Stream {
         let bytes = self.bytes();
         let end = bytes.iter().position(|byte| *byte == b'\n')?;
         Some(&bytes[..end.saturating_sub(1)])
+    }
+}
+
+/// Writes the head of a value: whether it has a key, which leaf it is of, how long it is.
+pub type Head = fn(&mut Vec<u8>, bool, u32, usize) -> io::Result<()>;
+
+/// Values of a protocol that has each behind a head, and a line's end behind each.
+pub struct Framed {
+    stream: Stream,
+    keyed: bool,
+    write_head: Head,
+    head: Vec<u8>,
+}
+
+impl Framed {
+    pub fn new(stream: Stream, keyed: bool, write_head: Head) -> Framed {
+        Framed { stream, keyed, write_head, head: Vec::new() }
+    }
+}
+
+impl Sender for Framed {
+    fn send(&mut self, leaf: u32, message: &[u8]) -> anyhow::Result<()> {
+        self.head.clear();
+        (self.write_head)(&mut self.head, self.keyed, leaf, message.len())?;
+        self.stream.write(&self.head)?;
+        self.stream.write(message)?;
+        Ok(self.stream.write(b"\r\n")?)
+    }
+
+    fn flush(&mut self) -> anyhow::Result<()> {
+        Ok(self.stream.flush()?)
     }
 }

@@ -97,17 +97,6 @@ pub fn locked(name: &str) -> String {
     version.unwrap_or("?").to_owned()
 }
 
-/// The median.
-pub fn middle(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => sorted[length / 2],
-        length => f64::midpoint(sorted[length / 2 - 1], sorted[length / 2]),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,12 +134,5 @@ mod tests {
     fn versions_are_those_of_the_lock() {
         assert!(locked("redb").starts_with("4."), "{}", locked("redb"));
         assert_eq!(locked("no-such-crate"), "?");
-    }
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        assert_eq!(middle(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(middle(&[4.0, 1.0]), 2.5);
-        assert!(middle(&[]).is_nan());
     }
 }
