@@ -15,12 +15,15 @@
 //! | 1 | [`wire`] | datagrams: structs, decoding, encoding |
 //! | 1 | `tree` | the mapped tree: create, open, recover, write, read, index |
 //! | 2 | [`sync`] | the protocol without sockets, clocks, threads or files |
-//! | 3 | `sim` | seeded network, clock and faults around `sync` and `tree` |
-//! | 3 | `runtime` | the mio loops around it |
+//! | 3 | `bridge` | how a tree answers what the protocol asks |
+//! | 4 | `sim` | seeded network, clock and faults around `sync` and `tree` |
+//! | 4 | `runtime` | the mio loops around it |
 //!
 //! Without features the crate is `layout`, `kernel`, `wire` and `sync`; the
 //! features `tree`, `net`, `sim`, `runtime` and `cli` add the rest.
 
+#[cfg(any(feature = "runtime", feature = "sim"))]
+mod bridge;
 pub mod kernel;
 pub mod layout;
 #[cfg(feature = "net")]

@@ -90,13 +90,14 @@ impl LeafSource for World {
     }
 }
 
-/// Names and widths of the fields behind the header, in their order.
+/// Names and widths of fields, in their order.
 type Fields = &'static [(&'static str, usize)];
 
 struct Vector {
     file: &'static str,
     about: &'static str,
-    fields: Fields,
+    /// The fields behind the header, part by part.
+    fields: &'static [Fields],
     bytes: Vec<u8>,
     /// Whether the decoded datagram says what was encoded.
     holds: fn(&Header, Datagram<'_>) -> bool,
@@ -149,25 +150,10 @@ const WELCOME: Fields = &[
     ("reserved", 3),
 ];
 
-const WELCOME_GROUP: Fields = &[
-    ("nonce", 8),
-    ("view_id", 8),
-    ("life_start", 8),
-    ("period_us", 4),
-    ("heartbeat_ms", 4),
-    ("lease_ms", 4),
-    ("datagram_size", 4),
-    ("leaf_count", 4),
-    ("layout_len", 4),
-    ("credit_max", 4),
-    ("level", 1),
-    ("reserved", 3),
-    ("address: 239.1.2.3", 16),
-    ("port", 2),
-    ("reserved", 6),
-];
+/// What follows the fields of a WELCOME whose view has a group.
+const GROUP_OF_VIEW: Fields = &[("address: 239.1.2.3", 16), ("port", 2), ("reserved", 6)];
 
-const TWO_LEAVES: Fields = &[
+const FIRST_LEAF: Fields = &[
     ("leaf checksum", 4),
     ("data_size", 4),
     ("data_loc_id", 4),
@@ -175,6 +161,9 @@ const TWO_LEAVES: Fields = &[
     ("revision", 8),
     ("Data", 2),
     ("filling to a multiple of 8", 6),
+];
+
+const SECOND_LEAF: Fields = &[
     ("leaf checksum", 4),
     ("data_size", 4),
     ("data_loc_id", 4),
@@ -186,31 +175,11 @@ const TWO_LEAVES: Fields = &[
 const REQUEST: Fields =
     &[("first_leaf", 4), ("leaf_count", 4), ("request_id", 4), ("credit", 2), ("reserved", 2)];
 
-const REQUEST_WITH_CHECKSUMS: Fields = &[
-    ("first_leaf", 4),
-    ("leaf_count", 4),
-    ("request_id", 4),
-    ("credit", 2),
-    ("reserved", 2),
-    ("checksum of leaf 7", 4),
-    ("checksum of leaf 8", 4),
-    ("checksum of leaf 9", 4),
-];
+const CHECKSUMS: Fields =
+    &[("checksum of leaf 7", 4), ("checksum of leaf 8", 4), ("checksum of leaf 9", 4)];
 
-const RESPONSE: Fields = &[
-    ("request_id", 4),
-    ("first_leaf", 4),
-    ("next_leaf", 4),
-    ("index", 2),
-    ("reserved", 2),
-    ("leaf checksum", 4),
-    ("data_size", 4),
-    ("data_loc_id", 4),
-    ("reserved", 4),
-    ("revision", 8),
-    ("Data", 2),
-    ("filling to a multiple of 8", 6),
-];
+const RESPONSE: Fields =
+    &[("request_id", 4), ("first_leaf", 4), ("next_leaf", 4), ("index", 2), ("reserved", 2)];
 
 const ACK: Fields = &[
     ("sequence", 8),
@@ -334,7 +303,7 @@ fn init() -> Vector {
     Vector {
         file: "03-init.hex",
         about: "The client returns the cookie, says what it holds, and wants one parent.",
-        fields: INIT,
+        fields: &[INIT],
         bytes: encoded(header(DatagramType::Init, NONCE), &body, &[], DOOR_DATAGRAM_LEN),
         holds: |_, datagram| {
             let Datagram::Init(init) = datagram else { return false };
@@ -370,7 +339,7 @@ fn welcome() -> Vector {
     Vector {
         file: "04-welcome.hex",
         about: "The server opens a session and says where the view stands.",
-        fields: WELCOME,
+        fields: &[WELCOME],
         bytes: encoded(standing(DatagramType::Welcome, SESSION_ID, flags), &body, &[], 0),
         holds: |header, datagram| {
             let Datagram::Welcome(welcome, None) = datagram else { return false };
@@ -390,7 +359,7 @@ fn welcome_group() -> Vector {
     Vector {
         file: "04-welcome-group.hex",
         about: "The same by a server whose view has a multicast group.",
-        fields: WELCOME_GROUP,
+        fields: &[WELCOME, GROUP_OF_VIEW],
         bytes: encoded(header, &body, group.as_bytes(), 0),
         holds: |_, datagram| {
             let Datagram::Welcome(welcome, Some(group)) = datagram else { return false };
@@ -416,7 +385,7 @@ fn layout_request() -> Vector {
     Vector {
         file: "06-layout-request.hex",
         about: "The client lacks the layout from byte 1,128 on.",
-        fields: &[("offset", 4), ("credit", 4)],
+        fields: &[&[("offset", 4), ("credit", 4)]],
         bytes: encoded(header(DatagramType::LayoutRequest, SESSION_ID), &body, &[], 0),
         holds: |_, datagram| {
             let Datagram::LayoutRequest(request) = datagram else { return false };
@@ -431,7 +400,7 @@ fn layout() -> Vector {
     Vector {
         file: "07-layout.hex",
         about: "The last 16 bytes of a layout of 4,000.",
-        fields: &[("offset", 4), ("layout_len", 4), ("piece", 16)],
+        fields: &[&[("offset", 4), ("layout_len", 4), ("piece", 16)]],
         bytes: encoded(
             standing(DatagramType::Layout, SESSION_ID, flags),
             &body,
@@ -452,7 +421,7 @@ fn event() -> Vector {
     Vector {
         file: "08-event.hex",
         about: "Two leaves changed; this EVENT is the last of its period.",
-        fields: TWO_LEAVES,
+        fields: &[FIRST_LEAF, SECOND_LEAF],
         bytes: laid_out(header, None, &[7, 9]),
         holds: |header, datagram| {
             let Datagram::Event(leaves) = datagram else { return false };
@@ -472,7 +441,7 @@ fn tick() -> Vector {
     Vector {
         file: "09-tick.hex",
         about: "Nothing changed since EVENT 41.",
-        fields: &[("session_id", 8), ("tag", 16), ("reserved", 8)],
+        fields: &[&[("session_id", 8), ("tag", 16), ("reserved", 8)]],
         bytes: encoded(header, &body, &[], 0),
         holds: |header, datagram| {
             let Datagram::Tick(tick) = datagram else { return false };
@@ -497,7 +466,7 @@ fn request_since() -> Vector {
     Vector {
         file: "10-request-since.hex",
         about: "What changed in leaves 7 to 9 since the revision in `watermark`?",
-        fields: REQUEST,
+        fields: &[REQUEST],
         bytes: encoded(header, &request_body(64), &[], 0),
         holds: |header, datagram| {
             let Datagram::Request(request, None) = datagram else { return false };
@@ -518,7 +487,7 @@ fn request_checksums() -> Vector {
     Vector {
         file: "10-request-checksums.hex",
         about: "Which of leaves 7 to 9 differ from these checksums (claims 8 and 12)?",
-        fields: REQUEST_WITH_CHECKSUMS,
+        fields: &[REQUEST, CHECKSUMS],
         bytes: encoded(header, &request_body(64), checksums.as_bytes(), 0),
         holds: |_, datagram| {
             let Datagram::Request(_, Some(checksums)) = datagram else { return false };
@@ -541,7 +510,7 @@ fn response() -> Vector {
     Vector {
         file: "11-response.hex",
         about: "Of leaves 7 to 9 only 7 differs; there are no more RESPONSEs.",
-        fields: RESPONSE,
+        fields: &[RESPONSE, FIRST_LEAF],
         bytes: laid_out(header, Some(body), &[7]),
         holds: |header, datagram| {
             let Datagram::Response(response, leaves) = datagram else { return false };
@@ -564,7 +533,7 @@ fn report() -> Vector {
     Vector {
         file: "12-report.hex",
         about: "A device's sixth REPORT of its session; its leaves carry no revision.",
-        fields: TWO_LEAVES,
+        fields: &[FIRST_LEAF, SECOND_LEAF],
         bytes: encoded(header, &(), &leaves, 0),
         holds: |header, datagram| {
             let Datagram::Report(leaves) = datagram else { return false };
@@ -591,7 +560,7 @@ fn ack() -> Vector {
     Vector {
         file: "13-ack.hex",
         about: "REPORTs 4 to 6 were handled; leaf 9 holds at most 8 bytes and was refused.",
-        fields: ACK,
+        fields: &[ACK],
         bytes: encoded(header, &refusal, &[], 0),
         holds: |header, datagram| {
             let Datagram::Ack([refusal]) = datagram else { return false };
@@ -681,7 +650,7 @@ fn value(name: &str, bytes: &[u8]) -> String {
 fn render(vector: &Vector) -> String {
     let mut text = format!("# {}\n# {}\n", vector.about, Pretty(&vector.bytes));
     let mut offset = 0;
-    for (name, len) in HEADER.iter().chain(vector.fields) {
+    for (name, len) in HEADER.iter().chain(vector.fields.iter().copied().flatten()) {
         rows(&mut text, offset, &vector.bytes[offset..offset + len], name);
         offset += len;
     }

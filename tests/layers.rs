@@ -19,8 +19,9 @@ const LAYERS: &[(&str, u8, &[&str])] = &[
     ("wire", 1, &["layout", "kernel"]),
     ("tree", 1, &["layout", "kernel"]),
     ("sync", 2, &["layout", "kernel", "wire"]),
-    ("sim", 3, &["layout", "kernel", "wire", "tree", "sync"]),
-    ("runtime", 3, &["layout", "kernel", "net", "wire", "tree", "sync"]),
+    ("bridge", 3, &["layout", "kernel", "wire", "tree", "sync"]),
+    ("sim", 4, &["layout", "kernel", "wire", "tree", "sync", "bridge"]),
+    ("runtime", 4, &["layout", "kernel", "net", "wire", "tree", "sync", "bridge"]),
 ];
 
 /// Where `unsafe` may be written: files, and folders with all that is in them.

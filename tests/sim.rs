@@ -13,10 +13,6 @@ use mapleaf::sim::Options;
 use mapleaf::sim::Outcome;
 use mapleaf::sim::Row;
 
-fn run(seed: u64, seconds: u64, fixed: &Fixed) -> Outcome {
-    run_world(&Options::draw(seed, Duration::from_secs(seconds), fixed))
-}
-
 fn run_world(options: &Options) -> Outcome {
     let outcome = sim::run(options, &mut |_| {}).expect("a folder for the trees");
     if let Some(failure) = &outcome.failure {
@@ -66,12 +62,19 @@ fn every_promise_holds_in_a_handful_of_worlds() {
 
 #[test]
 fn the_same_seed_gives_the_same_run_byte_for_byte() {
-    for (seed, members) in [(3, 0.0), (4, 0.7)] {
+    for (seed, members, io_errors) in [(3, 0.0, 5), (4, 0.7, 0)] {
         let small = Fixed { members: Some(members), ..small() };
-        let first = run(seed, 60, &small);
-        assert_eq!(first, run(seed, 60, &small), "seed {seed}");
-        assert_ne!(first.trace_hash, run(seed + 50, 60, &small).trace_hash);
+        let run = |seed| {
+            let mut options = Options::draw(seed, Duration::from_secs(60), &small);
+            // What failed is told with the path of a file.
+            options.faults.io_errors = io_errors;
+            run_world(&options)
+        };
+        let first = run(seed);
+        assert_eq!(first, run(seed), "seed {seed}");
+        assert_ne!(first.trace_hash, run(seed + 50).trace_hash);
         assert_eq!(first.done.counted.group_heard > 0, members > 0.0);
+        assert_eq!(first.done.counted.io_errors > 0, io_errors > 0);
     }
 }
 

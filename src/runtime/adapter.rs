@@ -4,6 +4,8 @@
 //! start at a relay, whether stored leaves go on to somebody, who else wants to know
 //! of changes) is kept here, beside it.
 
+use crate::bridge;
+use crate::bridge::Coverage;
 use crate::kernel::ChangedSet;
 use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
@@ -14,7 +16,6 @@ use crate::layout::Parent;
 use crate::layout::ParentId;
 use crate::layout::Revision;
 use crate::layout::TreeId;
-use crate::layout::TreeRole;
 use crate::sync::CommitId;
 use crate::sync::Leaves;
 use crate::sync::ReplicaLeaves;
@@ -24,7 +25,6 @@ use crate::tree::Mark;
 use crate::tree::RedoBatch;
 use crate::tree::StageError;
 use crate::tree::Tree;
-use crate::tree::WriteError;
 use crate::wire::Leaf;
 use crate::wire::LeafSource;
 
@@ -33,13 +33,6 @@ use crate::wire::LeafSource;
 pub(super) enum Noting {
     On,
     Off,
-}
-
-/// Whether a replica follows all of its server's tree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coverage {
-    Whole,
-    Part,
 }
 
 /// How a replica stores what comes.
@@ -232,12 +225,11 @@ impl Leaves for TreeLeaves {
 
     #[inline]
     fn revision(&self, leaf: DataLocId) -> Revision {
-        let exists = leaf.0 < self.tree.leaf_count();
-        if exists { self.tree.revision(leaf) } else { Revision::ZERO }
+        bridge::revision(&self.tree, leaf)
     }
 
     fn next_changed_since(&self, from: u32, end: u32, since: Revision) -> Option<DataLocId> {
-        self.tree.next_changed_since(from, end.min(self.tree.leaf_count()), since)
+        bridge::next_changed_since(&self.tree, from, end, since)
     }
 
     fn newest_revision(&self) -> Revision {
@@ -255,10 +247,7 @@ impl Leaves for TreeLeaves {
 
 impl ServedLeaves for TreeLeaves {
     fn life_start(&self) -> Revision {
-        match self.tree.role() {
-            TreeRole::Server => self.tree.life_start(),
-            TreeRole::Replica => self.upstream_life_start,
-        }
+        bridge::life_start(&self.tree, self.upstream_life_start)
     }
 
     #[inline]
@@ -287,7 +276,7 @@ impl ServedLeaves for TreeLeaves {
     #[inline]
     fn write(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteRefusal> {
         self.write_local(leaf, data).map_err(|error| match error {
-            StageError::Write(error) => refusal(error),
+            StageError::Write(error) => bridge::refusal(error),
             // Not now: there is room when the commit under way is done.
             StageError::Full { .. } => WriteRefusal::Trouble,
         })
@@ -298,17 +287,7 @@ impl ServedLeaves for TreeLeaves {
     }
 
     fn check_write(&self, leaf: DataLocId, data_size: usize) -> Result<(), WriteRefusal> {
-        if self.tree.role() == TreeRole::Replica {
-            return Err(WriteRefusal::ReadOnly);
-        }
-        let layout = self.tree.layout();
-        match layout.capacity_of(leaf) {
-            None => Err(WriteRefusal::UnknownLeaf { leaf_count: layout.leaf_count() }),
-            Some(capacity) if data_size > capacity as usize => {
-                Err(WriteRefusal::TooLarge { capacity })
-            }
-            Some(_) => Ok(()),
-        }
+        bridge::check_write(&self.tree, leaf, data_size)
     }
 
     fn layout_blob(&self) -> &[u8] {
@@ -323,14 +302,7 @@ impl ReplicaLeaves for TreeLeaves {
     }
 
     fn follow(&mut self, life: Life, watermark: Revision) {
-        let covered = match self.coverage {
-            Coverage::Whole => watermark,
-            // Leaves outside of the filter are older than it says.
-            Coverage::Part => Revision::ZERO,
-        };
-        if self.tree.saved_progress() != (life, covered) {
-            self.tree.save_progress(life, covered);
-        }
+        bridge::follow(&mut self.tree, self.coverage, life, watermark);
     }
 }
 
@@ -339,20 +311,10 @@ fn noted_of(noting: Noting, leaf_count: u32) -> ChangedSet {
     ChangedSet::new(if noting == Noting::On { leaf_count } else { 0 })
 }
 
-fn refusal(error: WriteError) -> WriteRefusal {
-    match error {
-        WriteError::UnknownLeaf { leaf_count, .. } => WriteRefusal::UnknownLeaf { leaf_count },
-        WriteError::TooLarge { capacity, .. } => {
-            WriteRefusal::TooLarge { capacity: u32::try_from(capacity).unwrap_or(u32::MAX) }
-        }
-        WriteError::Role { .. } => WriteRefusal::ReadOnly,
-        _ => WriteRefusal::Trouble,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::TreeRole;
     use crate::layout::limits::DATAGRAM_SIZE_DEFAULT;
     use crate::tree::CreateOptions;
     use crate::tree::Layout;
@@ -425,16 +387,5 @@ mod tests {
         assert_eq!(taken.len(), 3);
         from.take_noted(&mut noted);
         assert_eq!(noted.len(), 2);
-    }
-
-    #[test]
-    fn progress_of_a_part_is_not_saved_as_that_of_the_whole() {
-        let how = Following { mark: Mark::Quiet, noting: Noting::Off, coverage: Coverage::Whole };
-        let mut leaves = TreeLeaves::replica(tree(TreeRole::Replica), how);
-        leaves.follow(Life(5), Revision(900));
-        assert_eq!(leaves.tree().saved_progress(), (Life(5), Revision(900)));
-        leaves.coverage = Coverage::Part;
-        leaves.follow(Life(6), Revision(950));
-        assert_eq!(leaves.tree().saved_progress(), (Life(6), Revision::ZERO));
     }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 
-use crate::layout::Revision;
+use crate::bridge;
 use crate::layout::TreeRole;
 use crate::runtime::adapter::Following;
 use crate::runtime::adapter::TreeLeaves;
@@ -22,11 +22,9 @@ use crate::sync::JoinError;
 use crate::sync::Joined;
 use crate::tree::CreateOptions;
 use crate::tree::Damaged;
-use crate::tree::Ending;
 use crate::tree::GrowError;
 use crate::tree::Layout;
 use crate::tree::OpenOptions;
-use crate::tree::Recovery;
 use crate::tree::Tree;
 
 /// The replica, as soon as there is one.
@@ -63,7 +61,7 @@ impl Keeper {
             source: Box::new(source),
         })?;
         log_recovery(path, &recovery);
-        self.held = held(&tree, &recovery);
+        self.held = bridge::held(&tree, &recovery);
         self.leaves = Some(TreeLeaves::replica(tree, self.how));
         Ok(())
     }
@@ -75,9 +73,7 @@ impl Keeper {
 
     /// What the server is told of the replica.
     pub(super) fn held_tree(&self) -> Option<HeldTree> {
-        let tree = self.leaves.as_ref()?.tree();
-        let (life, watermark) = tree.saved_progress();
-        Some(HeldTree { tree_id: tree.tree_id(), layout_hash: tree.layout_hash(), life, watermark })
+        self.leaves.as_ref().map(|leaves| bridge::held_tree(leaves.tree()))
     }
 
     /// What the replica holds, by what an earlier run left.
@@ -159,26 +155,12 @@ impl Keeper {
     }
 }
 
-/// What a file holds. Saved progress counts if the machine ran on since, and no leaf
-/// was emptied; otherwise each leaf may be of another time.
-fn held(tree: &Tree, recovery: &Recovery) -> Held {
-    let (life, watermark) = tree.saved_progress();
-    let whole = recovery.ending != Ending::PowerLoss && recovery.damaged_count == 0;
-    if tree.newest_revision() == Revision::ZERO {
-        Held::Nothing
-    } else if whole && watermark > Revision::ZERO {
-        Held::UpTo { life, watermark }
-    } else {
-        Held::Partial
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bridge::Coverage;
     use crate::layout::Life;
     use crate::layout::TreeId;
-    use crate::runtime::adapter::Coverage;
     use crate::runtime::adapter::Noting;
     use crate::tree::Mark;
 

@@ -12,12 +12,12 @@ use std::time::Duration;
 use tracing::info;
 use tracing::warn;
 
+use crate::bridge::Coverage;
 use crate::layout::Life;
 use crate::layout::TreeId;
 use crate::net::RecvBatch;
 use crate::net::SocketOptions;
 use crate::net::UdpSocket;
-use crate::runtime::adapter::Coverage;
 use crate::runtime::adapter::Following;
 use crate::runtime::adapter::Noting;
 use crate::runtime::buffers;

@@ -9,10 +9,9 @@ use std::ops::ControlFlow;
 
 use tracing::info;
 
+use crate::bridge::held_up_to;
 use crate::layout::CHANGES_ROOM;
 use crate::layout::DataLocId;
-use crate::layout::Life;
-use crate::layout::Revision;
 use crate::runtime::adapter::Following;
 use crate::runtime::adapter::Noting;
 use crate::runtime::adapter::TreeLeaves;
@@ -30,7 +29,6 @@ use crate::runtime::outlet::NoLeaves;
 use crate::runtime::outlet::Outlet;
 use crate::sync::Client;
 use crate::sync::ClientEvent;
-use crate::sync::Held;
 use crate::sync::Joined;
 use crate::sync::Leaves;
 use crate::sync::PeriodEnd;
@@ -275,11 +273,6 @@ impl<'o> Core<'o> {
             source: if in_sync { SourceState::InSync } else { SourceState::Behind },
         }
     }
-}
-
-/// What this run has brought to the replica.
-fn held_up_to(life: Life, watermark: Revision) -> Held {
-    if watermark > Revision::ZERO { Held::UpTo { life, watermark } } else { Held::Partial }
 }
 
 fn tell(

@@ -2,7 +2,6 @@
 //! asked for (R45 and R46).
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 
 use crate::sim::network::GROUP;
 use crate::sim::node::group_address;
@@ -63,24 +62,20 @@ impl Audience {
         self.asked.keys().copied()
     }
 
-    /// Who is to get what is sent to the view of these leaves.
-    fn of_view(
-        &self,
-        filter: Option<usize>,
-        is_group: bool,
-        of: &[Option<usize>],
-    ) -> BTreeSet<u16> {
-        let mut all = BTreeSet::new();
+    /// Who is to get what is sent to the view of these leaves, ascending.
+    fn of_view(&self, filter: Option<usize>, is_group: bool, of: &[Option<usize>]) -> Vec<u16> {
+        let mut all = Vec::new();
+        let mut hears_group = false;
         let members = self.asked.iter().filter(|(port, _)| of[node_of(**port)] == filter);
         for (port, asked) in members {
             let listens = is_group && asked.flags.has(Flags::GROUP_WANTED);
-            if listens {
-                all.insert(GROUP);
-            }
+            hears_group |= listens;
             if !(listens && asked.flags.has(Flags::GROUP_HEARD)) {
-                all.insert(*port);
+                all.push(*port);
             }
         }
+        all.extend(hears_group.then_some(GROUP));
+        all.sort_unstable();
         all
     }
 }
@@ -93,10 +88,11 @@ impl World {
         let Some(filter) = serving.view_filters.get(&view) else { return };
         let is_group = serving.has_group && filter.is_none();
         let wanted = serving.audience.of_view(*filter, is_group, &self.filters);
-        let found: BTreeSet<u16> = to.iter().copied().collect();
+        let mut found = to.to_vec();
+        found.sort_unstable();
         let counted = &mut self.checks.counted;
         counted.group_sent += u64::from(found.contains(&GROUP));
-        if found != wanted || found.len() != to.len() {
+        if found != wanted {
             let name = &self.names[index];
             self.checks.fail("EVENTs go to who asked for them", || {
                 format!("{name}: view {view:016x} to {to:?}, wanted {wanted:?}")

@@ -1,5 +1,8 @@
-//! Clients with a planted bug, made of the real one: what it hears and says is bent on
-//! the way, so that it does what a client with the bug would.
+//! Clients and servers with a planted bug, made of the real ones: what they hear and say
+//! is bent on the way, so that they do what one with the bug would.
+
+use core::net::SocketAddr;
+use std::rc::Rc;
 
 use zerocopy::FromBytes;
 use zerocopy::IntoBytes;
@@ -11,8 +14,10 @@ use crate::sim::planted::Planted;
 use crate::sim::witness::is_for;
 use crate::sync::Client;
 use crate::wire;
+use crate::wire::Datagram;
 use crate::wire::DatagramType;
 use crate::wire::Flags;
+use crate::wire::GroupBody;
 use crate::wire::Header;
 use crate::wire::RequestBody;
 use crate::wire::WelcomeBody;
@@ -101,6 +106,21 @@ pub(super) fn heard_by_group(planted: Planted, client: &Client, bytes: &[u8]) ->
         put(&header, &mut bytes);
     }
     bytes
+}
+
+/// What a server with the bug sends in place of a datagram.
+pub(super) fn told(planted: Planted, group: SocketAddr, bytes: &Rc<[u8]>) -> Rc<[u8]> {
+    let Ok((_, Datagram::Welcome(_, named))) = wire::decode(bytes) else { return bytes.clone() };
+    let mut bent = bytes.to_vec();
+    match (planted, named) {
+        (Planted::GroupNamedToAll, None) => {
+            bent.extend_from_slice(GroupBody::new(group).as_bytes());
+        }
+        (Planted::GroupNotNamed, Some(_)) => bent.truncate(bytes.len() - size_of::<GroupBody>()),
+        _ => return bytes.clone(),
+    }
+    wire::seal(&mut bent);
+    bent.into()
 }
 
 /// What a client with the bug sends instead of a datagram, if anything.

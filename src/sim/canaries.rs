@@ -154,6 +154,14 @@ fn a_server_that_forgets_those_beside_the_group_is_caught() {
     catches_in_group(Planted::OwnLeftOut, rule, &Faults::default());
 }
 
+#[test]
+fn a_server_that_names_its_group_to_those_of_other_views_is_caught() {
+    let rule = "WELCOME names the group of the view";
+    for planted in [Planted::GroupNamedToAll, Planted::GroupNotNamed] {
+        catches_in_group(planted, rule, &Faults::default());
+    }
+}
+
 /// Not a bug: the seam by which bugs are planted lets processes die in mid-store.
 #[test]
 fn processes_that_die_in_the_middle_of_a_store_break_nothing() {

@@ -4,6 +4,7 @@ use core::time::Duration;
 use std::fs;
 use std::path::Path;
 
+use crate::bridge::Coverage;
 use crate::layout::DataLocId;
 use crate::layout::Life;
 use crate::layout::Revision;
@@ -297,19 +298,19 @@ impl World {
         if is_older {
             self.note_durable(0);
         }
-        let has_lost = core::mem::take(&mut self.nodes[0].has_lost_power);
+        let has_lost = core::mem::take(&mut self.has_lost_power);
         let (opened, injected) = self.suffer(0, |world| world.open_origin(&path, unix_s, has_lost));
         let (tree, life) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                self.nodes[0].has_lost_power = has_lost;
+                self.has_lost_power = has_lost;
                 self.has_older_file |= is_older;
                 return self.end_with_error(0, &error, injected);
             }
         };
         self.note_durable_state(0);
         let is_older = is_older || core::mem::take(&mut self.has_older_file);
-        let leaves = SimLeaves::new(tree, Mark::Changed, false, self.planted);
+        let leaves = SimLeaves::new(tree, Mark::Changed, Coverage::Whole, self.planted);
         // After a power loss any leaf may be older, whatever the newest one is.
         let start = if has_lost { Revision::ZERO } else { leaves.life_start() };
         let is_older = is_older || has_lost;
@@ -359,7 +360,7 @@ impl World {
     }
 
     /// The schema gets more leaves, and the origin follows it.
-    fn extend_schema(&mut self) {
+    pub(super) fn extend_schema(&mut self) {
         let more = self.random.between(1, u64::from(self.options.leaves)) as u32;
         if !self.nodes[0].runs() || !self.layouts.extend(&self.options, more) {
             return;
@@ -412,8 +413,9 @@ impl World {
 
     pub(super) fn new_data(&mut self) -> Vec<u8> {
         self.version += 1;
-        let mut data = self.version.to_le_bytes().to_vec();
         let len = self.random.between(8, u64::from(self.options.capacity)) as usize;
+        let mut data = Vec::with_capacity(len);
+        data.extend_from_slice(&self.version.to_le_bytes());
         data.resize(len, self.random.next_u64() as u8);
         data
     }
@@ -424,9 +426,8 @@ impl World {
             return;
         };
         leaves.write(DataLocId(leaf), data).expect("a leaf with room");
-        let steps = core::mem::take(&mut leaves.steps);
         if !self.bury(0) {
-            self.checks.written(&steps);
+            self.look_at_writes(0);
         }
     }
 

@@ -4,6 +4,8 @@
 use core::time::Duration;
 use std::rc::Rc;
 
+use crate::bridge;
+use crate::bridge::Coverage;
 use crate::layout::Life;
 use crate::layout::Revision;
 use crate::layout::TreeRole;
@@ -28,7 +30,6 @@ use crate::sync::Client;
 use crate::sync::ClientConfig;
 use crate::sync::ClientEvent;
 use crate::sync::Held;
-use crate::sync::HeldTree;
 use crate::sync::Joined;
 use crate::sync::Leaves;
 use crate::sync::ReplicaLeaves;
@@ -39,7 +40,6 @@ use crate::tree::Ending;
 use crate::tree::Layout;
 use crate::tree::Mark;
 use crate::tree::OpenOptions;
-use crate::tree::Recovery;
 use crate::tree::Tree;
 
 /// A replica's progress is written down this often, as the product does.
@@ -49,22 +49,8 @@ fn mark_of(kind: Kind) -> Mark {
     if kind == Kind::Relay { Mark::Changed } else { Mark::Quiet }
 }
 
-/// What a file holds, by the rule of the product: see `runtime`.
-fn held(tree: &Tree, recovery: &Recovery) -> Held {
-    let (life, watermark) = tree.saved_progress();
-    let whole = recovery.ending != Ending::PowerLoss && recovery.damaged_count == 0;
-    if tree.newest_revision() == Revision::ZERO {
-        Held::Nothing
-    } else if whole && watermark > Revision::ZERO {
-        Held::UpTo { life, watermark }
-    } else {
-        Held::Partial
-    }
-}
-
-/// What this run has brought to a copy, by the rule of the product.
-fn held_up_to(life: Life, watermark: Revision) -> Held {
-    if watermark > Revision::ZERO { Held::UpTo { life, watermark } } else { Held::Partial }
+fn coverage_of(node: &Node) -> Coverage {
+    if node.filter.is_some() { Coverage::Part } else { Coverage::Whole }
 }
 
 impl World {
@@ -87,7 +73,7 @@ impl World {
         let node = &mut self.nodes[index];
         let config = ClientConfig {
             filter: node.filter.map_or(String::new(), |parent| format!("/p{parent}")),
-            held: node.leaves.as_ref().map(held_tree),
+            held: node.leaves.as_ref().map(|leaves| bridge::held_tree(leaves.tree())),
             receive_buffer: self.options.receive_buffer,
             audit_interval: Duration::from_millis(self.options.request_period_ms),
         };
@@ -109,9 +95,9 @@ impl World {
             let name = &self.names[index];
             self.checks.fail("no leaf is torn", || format!("{name}: {recovery:?}"));
         }
-        node.following.held = held(&tree, &recovery);
-        let is_partial = node.filter.is_some();
-        node.leaves = Some(SimLeaves::new(tree, mark_of(node.kind), is_partial, self.planted));
+        node.following.held = bridge::held(&tree, &recovery);
+        let coverage = coverage_of(node);
+        node.leaves = Some(SimLeaves::new(tree, mark_of(node.kind), coverage, self.planted));
         Ok(())
     }
 
@@ -275,7 +261,7 @@ impl World {
         let tree = tree.map_err(|error| (error.to_string(), injected))?;
         let node = &mut self.nodes[index];
         node.following.held = Held::Nothing;
-        Ok(SimLeaves::new(tree, mark_of(node.kind), node.filter.is_some(), self.planted))
+        Ok(SimLeaves::new(tree, mark_of(node.kind), coverage_of(node), self.planted))
     }
 
     fn attach(&mut self, index: usize, joined: Joined) {
@@ -288,7 +274,7 @@ impl World {
             Some(before) => {
                 let watermark =
                     node.following.client.as_ref().map_or(Revision::ZERO, Client::watermark);
-                held_up_to(before.life, watermark)
+                bridge::held_up_to(before.life, watermark)
             }
         };
         let (Some(client), Some(leaves)) = (&mut node.following.client, &mut node.leaves) else {
@@ -392,9 +378,4 @@ impl Node {
             leaves.follow(life, client.watermark());
         }
     }
-}
-
-fn held_tree(leaves: &SimLeaves) -> HeldTree {
-    let (life, watermark) = leaves.tree().saved_progress();
-    HeldTree { tree_id: leaves.tree_id(), layout_hash: leaves.layout_hash(), life, watermark }
 }

@@ -12,6 +12,7 @@ use crate::sim::network::serving_port;
 use crate::sim::node::group_address;
 use crate::sim::random::Seeded;
 use crate::sim::witness::is_for;
+use crate::sim::witness::is_type;
 use crate::sim::world::World;
 use crate::sync::Client;
 use crate::sync::Joined;
@@ -19,6 +20,7 @@ use crate::sync::Leaves;
 use crate::sync::Time;
 use crate::wire;
 use crate::wire::Datagram;
+use crate::wire::DatagramType;
 use crate::wire::Flags;
 use crate::wire::Header;
 
@@ -240,6 +242,9 @@ impl World {
 
     /// An empty REQUEST was answered.
     pub(super) fn look_at_answer(&mut self, index: usize, bytes: &[u8]) {
+        if !is_type(bytes, DatagramType::Response) {
+            return;
+        }
         let following = &mut self.nodes[index].following;
         if let Ok((header, Datagram::Response(body, _))) = wire::decode(bytes)
             && body.request_id.get() == 0

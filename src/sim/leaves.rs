@@ -4,10 +4,13 @@
 //! are copies of it. Beside it lies a second account of every leaf, which the
 //! checkers trust instead of the tree's own columns and digest.
 
+#[cfg(test)]
 use std::collections::BTreeSet;
 
 use zerocopy::FromBytes;
 
+use crate::bridge;
+use crate::bridge::Coverage;
 use crate::layout::DataLocId;
 use crate::layout::Digest;
 use crate::layout::LayoutHash;
@@ -17,6 +20,7 @@ use crate::layout::Parent;
 use crate::layout::ParentId;
 use crate::layout::Revision;
 use crate::layout::TreeId;
+#[cfg(test)]
 use crate::layout::TreeRole;
 use crate::sim::planted::Planted;
 use crate::sim::random::mix;
@@ -28,7 +32,6 @@ use crate::tree::GrowError;
 use crate::tree::Layout;
 use crate::tree::Mark;
 use crate::tree::Tree;
-use crate::tree::WriteError;
 use crate::wire::Leaf;
 use crate::wire::LeafSource;
 
@@ -68,6 +71,37 @@ impl StateId {
     }
 }
 
+/// A set of leaves that is cheap to add to.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    leaves: Vec<u32>,
+    is_in: Vec<bool>,
+}
+
+impl Touched {
+    fn insert(&mut self, leaf: u32) {
+        let place = leaf as usize;
+        if place >= self.is_in.len() {
+            self.is_in.resize(place + 1, false);
+        }
+        if !core::mem::replace(&mut self.is_in[place], true) {
+            self.leaves.push(leaf);
+        }
+    }
+
+    /// All of them, ascending. None are left.
+    pub(super) fn take(&mut self) -> Vec<u32> {
+        let mut leaves = core::mem::take(&mut self.leaves);
+        leaves.sort_unstable();
+        leaves.iter().for_each(|leaf| self.is_in[*leaf as usize] = false);
+        leaves
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.take();
+    }
+}
+
 fn id_of(leaf: u32, cell: &Cell) -> u128 {
     let place = mix((u64::from(leaf) << 32 | u64::from(cell.checksum)) ^ 0x5851_f42d_4c95_7f2d);
     let low = mix(place.wrapping_add(cell.revision.rotate_left(17)));
@@ -96,14 +130,15 @@ pub(super) struct SimLeaves {
     blob: Vec<u8>,
     mark: Mark,
     upstream_life_start: Revision,
-    /// Whether a replica follows one parent only.
-    is_partial: bool,
+    coverage: Coverage,
     cells: Vec<Cell>,
+    /// What each cell adds to the state.
+    ids: Vec<u128>,
     state: StateId,
     /// Leaves stored since the checkers looked last.
     pub(super) steps: Vec<Step>,
     /// Leaves stored since the last period ended: each has to be in its EVENTs.
-    pub(super) touched: BTreeSet<u32>,
+    pub(super) touched: Touched,
     #[cfg(test)]
     planted: Planted,
     #[cfg(test)]
@@ -120,19 +155,20 @@ impl SimLeaves {
     pub(super) fn new(
         tree: Tree,
         mark: Mark,
-        is_partial: bool,
+        coverage: Coverage,
         #[cfg_attr(not(test), expect(unused_variables))] planted: Planted,
     ) -> SimLeaves {
         let mut leaves = SimLeaves {
             blob: tree.layout().to_blob(),
             cells: Vec::new(),
+            ids: Vec::new(),
             tree,
             mark,
             upstream_life_start: Revision::ZERO,
-            is_partial,
+            coverage,
             state: StateId::default(),
             steps: Vec::new(),
-            touched: BTreeSet::new(),
+            touched: Touched::default(),
             #[cfg(test)]
             planted,
             #[cfg(test)]
@@ -152,6 +188,7 @@ impl SimLeaves {
     fn take_stock(&mut self) {
         self.state = StateId::default();
         self.cells = vec![Cell::default(); self.tree.leaf_count() as usize];
+        self.ids = vec![0; self.cells.len()];
         for leaf in 0..self.tree.leaf_count() {
             let (head, data) = self.read(DataLocId(leaf));
             let cell = Cell {
@@ -231,10 +268,11 @@ impl SimLeaves {
 
     fn account(&mut self, leaf: u32, to: Cell) {
         let parent = self.parent_of(leaf);
-        let from = core::mem::replace(&mut self.cells[leaf as usize], to);
+        self.cells[leaf as usize] = to;
+        let id = id_of(leaf, &to);
+        let before = core::mem::replace(&mut self.ids[leaf as usize], id);
         let sum = &mut self.state.0[parent];
-        let before = if from == Cell::default() { 0 } else { id_of(leaf, &from) };
-        *sum = sum.wrapping_sub(before).wrapping_add(id_of(leaf, &to));
+        *sum = sum.wrapping_sub(before).wrapping_add(id);
     }
 
     fn parent_of(&self, leaf: u32) -> usize {
@@ -253,7 +291,7 @@ impl SimLeaves {
     }
 
     fn write_now(&mut self, leaf: DataLocId, data: &[u8]) -> Result<Revision, WriteRefusal> {
-        let revision = self.tree.write(leaf, data).map_err(refusal)?;
+        let revision = self.tree.write(leaf, data).map_err(bridge::refusal)?;
         let checksum = self.tree.checksums()[leaf.index()];
         let cell = Cell { revision: revision.0, checksum, version: version_in(data) };
         self.stored(leaf.0, cell);
@@ -311,12 +349,11 @@ impl Leaves for SimLeaves {
         if self.planted == Planted::OlderTakenAtOnce && self.is_careless {
             return Revision::ZERO;
         }
-        let exists = leaf.0 < self.tree.leaf_count();
-        if exists { self.tree.revision(leaf) } else { Revision::ZERO }
+        bridge::revision(&self.tree, leaf)
     }
 
     fn next_changed_since(&self, from: u32, end: u32, since: Revision) -> Option<DataLocId> {
-        self.tree.next_changed_since(from, end.min(self.tree.leaf_count()), since)
+        bridge::next_changed_since(&self.tree, from, end, since)
     }
 
     fn newest_revision(&self) -> Revision {
@@ -342,10 +379,7 @@ impl Leaves for SimLeaves {
 
 impl ServedLeaves for SimLeaves {
     fn life_start(&self) -> Revision {
-        match self.tree.role() {
-            TreeRole::Server => self.tree.life_start(),
-            TreeRole::Replica => self.upstream_life_start,
-        }
+        bridge::life_start(&self.tree, self.upstream_life_start)
     }
 
     fn wire_len(&self, leaf: DataLocId) -> usize {
@@ -387,17 +421,7 @@ impl ServedLeaves for SimLeaves {
     }
 
     fn check_write(&self, leaf: DataLocId, data_size: usize) -> Result<(), WriteRefusal> {
-        if self.tree.role() == TreeRole::Replica {
-            return Err(WriteRefusal::ReadOnly);
-        }
-        let layout = self.tree.layout();
-        match layout.capacity_of(leaf) {
-            None => Err(WriteRefusal::UnknownLeaf { leaf_count: layout.leaf_count() }),
-            Some(capacity) if data_size > capacity as usize => {
-                Err(WriteRefusal::TooLarge { capacity })
-            }
-            Some(_) => Ok(()),
-        }
+        bridge::check_write(&self.tree, leaf, data_size)
     }
 
     fn layout_blob(&self) -> &[u8] {
@@ -452,21 +476,6 @@ impl ReplicaLeaves for SimLeaves {
     }
 
     fn follow(&mut self, life: Life, watermark: Revision) {
-        // Leaves outside of a filter are older than it says.
-        let covered = if self.is_partial { Revision::ZERO } else { watermark };
-        if self.tree.saved_progress() != (life, covered) {
-            self.tree.save_progress(life, covered);
-        }
-    }
-}
-
-fn refusal(error: WriteError) -> WriteRefusal {
-    match error {
-        WriteError::UnknownLeaf { leaf_count, .. } => WriteRefusal::UnknownLeaf { leaf_count },
-        WriteError::TooLarge { capacity, .. } => {
-            WriteRefusal::TooLarge { capacity: u32::try_from(capacity).unwrap_or(u32::MAX) }
-        }
-        WriteError::Role { .. } => WriteRefusal::ReadOnly,
-        _ => WriteRefusal::Trouble,
+        bridge::follow(&mut self.tree, self.coverage, life, watermark);
     }
 }

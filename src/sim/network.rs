@@ -5,7 +5,7 @@
 //! by which a process hears the multicast group; a client has a new one in each of its
 //! runs, as the system gives out ports.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::sim::options::Faults;
@@ -106,8 +106,8 @@ pub(super) struct Network {
     group_factors: Vec<f64>,
     /// Until when nothing comes to a process by the group.
     deaf: Vec<Time>,
-    in_flight: BTreeMap<(Time, u64), Flight>,
-    order: u64,
+    /// By the time of arrival, and then in the order of sending.
+    in_flight: VecDeque<(Time, Flight)>,
     /// Some of all that was ever sent, to come again.
     recorded: Vec<(u16, u16, Rc<[u8]>)>,
     /// Datagrams and bytes sent.
@@ -125,8 +125,7 @@ impl Network {
             factors,
             group_factors: Vec::new(),
             deaf: vec![Time::START; nodes],
-            in_flight: BTreeMap::new(),
-            order: 0,
+            in_flight: VecDeque::new(),
             recorded: Vec::new(),
             sent: (0, 0),
         }
@@ -164,12 +163,12 @@ impl Network {
     }
 
     pub(super) fn next_arrival(&self) -> Option<Time> {
-        self.in_flight.keys().next().map(|(time, _)| *time)
+        self.in_flight.front().map(|(time, _)| *time)
     }
 
     pub(super) fn arrive(&mut self, now: Time) -> Option<Flight> {
-        let entry = self.in_flight.first_entry()?;
-        (entry.key().0 <= now).then(|| entry.remove())
+        self.next_arrival().filter(|time| *time <= now)?;
+        self.in_flight.pop_front().map(|(_, flight)| flight)
     }
 
     /// Sends a datagram, with what the network does to it.
@@ -181,8 +180,7 @@ impl Network {
         told: Option<u64>,
         trace: &mut Trace,
     ) {
-        self.sent.0 += 1;
-        self.sent.1 += bytes.len() as u64;
+        self.count(&bytes);
         self.carry(now, (from, to), bytes, told, trace);
     }
 
@@ -196,8 +194,7 @@ impl Network {
         told: Option<u64>,
         trace: &mut Trace,
     ) {
-        self.sent.0 += 1;
-        self.sent.1 += bytes.len() as u64;
+        self.count(bytes);
         for member in members {
             let path = (from, hearing_port(*member));
             if self.deaf[*member] > now || self.is_lost_by_group(*member) {
@@ -206,6 +203,12 @@ impl Network {
                 self.carry(now, path, bytes.clone(), told, trace);
             }
         }
+    }
+
+    /// A datagram costs its sender once, whoever gets it.
+    fn count(&mut self, bytes: &[u8]) {
+        self.sent.0 += 1;
+        self.sent.1 += bytes.len() as u64;
     }
 
     fn carry(
@@ -274,8 +277,8 @@ impl Network {
     }
 
     fn launch(&mut self, time: Time, flight: Flight) {
-        self.order += 1;
-        self.in_flight.insert((time, self.order), flight);
+        let place = self.in_flight.partition_point(|(due, _)| *due <= time);
+        self.in_flight.insert(place, (time, flight));
     }
 
     /// Draws only where there is something to draw, so that a run without a fault

@@ -143,8 +143,6 @@ pub(super) struct Node {
     pub(super) leaves: Option<SimLeaves>,
     /// A call of its that will fail.
     pub(super) failing: Option<Failing>,
-    /// Whether its file comes from a power loss.
-    pub(super) has_lost_power: bool,
     pub(super) serving: Serving,
     pub(super) following: Following,
     pub(super) device: Option<Device>,
@@ -156,8 +154,9 @@ pub(super) struct Node {
     /// What waits while it is stopped: by the group, and in all other sockets.
     pub(super) group_socket: Waiting,
     pub(super) socket: Waiting,
-    /// When something is to be done here.
-    pub(super) due: Time,
+    /// When something is to be done here, as long as nothing has happened since it was
+    /// computed.
+    due: Option<Time>,
 }
 
 /// Address of the multicast group.
@@ -189,7 +188,6 @@ impl Node {
             path,
             leaves: None,
             failing: None,
-            has_lost_power: false,
             serving: Serving::default(),
             following: Following {
                 client: None,
@@ -212,7 +210,7 @@ impl Node {
             wants_group: false,
             group_socket: Waiting::default(),
             socket: Waiting::default(),
-            due: Time::START,
+            due: None,
         }
     }
 
@@ -241,8 +239,21 @@ impl Node {
         self.runs() && (leaves.has_changes() || self.serving.source != source)
     }
 
-    /// Computes when something is to be done here.
+    /// Something happened here: what is due is to be computed again.
     pub(super) fn plan(&mut self) {
+        self.due = None;
+    }
+
+    /// When something is to be done here. It is asked for once a step, and between two
+    /// steps much may happen.
+    pub(super) fn due(&mut self) -> Time {
+        match self.due {
+            Some(due) => due,
+            None => *self.due.insert(self.next_due()),
+        }
+    }
+
+    fn next_due(&self) -> Time {
         let serving = self.serving.server.as_ref().map(|server| {
             let timeout = server.poll_timeout().unwrap_or(Time(u64::MAX));
             timeout.min(self.serving.next_period)
@@ -252,11 +263,11 @@ impl Node {
             timeout.min(self.following.next_save)
         });
         let device = self.device.as_ref().and_then(Device::poll_timeout);
-        self.due = match self.doing {
+        match self.doing {
             Doing::Stopped { until } | Doing::Down { until, .. } => until,
             Doing::Runs => {
                 [serving, following, device].into_iter().flatten().min().unwrap_or(Time(u64::MAX))
             }
-        };
+        }
     }
 }

@@ -52,6 +52,12 @@ pub(super) enum Planted {
     /// A member that heard the group once says so for ever.
     #[cfg(test)]
     HeardForEver,
+    /// WELCOME names the group to whoever joins, whatever its view.
+    #[cfg(test)]
+    GroupNamedToAll,
+    /// WELCOME names the group to nobody.
+    #[cfg(test)]
+    GroupNotNamed,
     /// A server with members sends to the group alone.
     #[cfg(test)]
     OwnLeftOut,

@@ -9,6 +9,7 @@ use crate::sim::network::client_port;
 use crate::sim::network::serving_port;
 use crate::sim::places::leaf_at;
 use crate::sim::places::place_in;
+use crate::sim::witness::is_type;
 use crate::sim::world::World;
 use crate::sync::Device;
 use crate::sync::DeviceConfig;
@@ -18,6 +19,7 @@ use crate::sync::Transmit;
 use crate::tree::Layout;
 use crate::wire;
 use crate::wire::Datagram;
+use crate::wire::DatagramType;
 
 impl World {
     pub(super) fn start_device(&mut self, index: usize) {
@@ -38,7 +40,8 @@ impl World {
             Cargo::Datagram { bytes, .. } => {
                 let session = device.joined().map(|joined| joined.session_id);
                 device.handle_datagram(self.now, bytes);
-                if let Ok((header, Datagram::Ack(refusals))) = wire::decode(bytes)
+                if is_type(bytes, DatagramType::Ack)
+                    && let Ok((header, Datagram::Ack(refusals))) = wire::decode(bytes)
                     && session == Some(header.channel.get())
                 {
                     let (first, last) = (header.watermark.get(), header.event_num.get());

@@ -40,8 +40,8 @@ const GROUP_SERVED: f64 = 0.85;
 /// What one mutation of a server brought.
 #[derive(Debug, Default)]
 pub(super) struct Sent {
-    /// Leaves in EVENTs, by the filter of those who get them.
-    events: BTreeMap<Option<usize>, BTreeSet<u32>>,
+    /// Leaves in EVENTs, by the filter of those who get them, in the order in which they go.
+    events: BTreeMap<Option<usize>, Vec<u32>>,
     /// Who was answered, by what, with how many bytes.
     answers: Vec<(u16, DatagramType, usize)>,
     /// Leaves in RESPONSEs.
@@ -50,11 +50,11 @@ pub(super) struct Sent {
 
 /// One datagram to be sent.
 struct Outgoing {
-    to: Vec<u16>,
+    to: Rc<[u16]>,
     bytes: Rc<[u8]>,
 }
 
-fn ports(to: Recipients<'_>) -> Vec<u16> {
+fn ports(to: Recipients<'_>) -> Rc<[u16]> {
     to.addresses().unwrap_or(&[]).iter().map(|address| address.port()).collect()
 }
 
@@ -148,36 +148,46 @@ impl World {
         };
         let is_proven = node.serving.proven.contains(&from);
         server.handle_datagram(now, address(from), bytes, leaves);
-        node.serving.channel = kind_of(bytes).map_or(0, |(header, _)| header.channel.get());
-        let steps = core::mem::take(&mut leaves.steps);
+        let head = kind_of(bytes);
+        node.serving.channel = head.map_or(0, |(header, _)| header.channel.get());
         if self.bury(index) {
             return;
         }
-        self.checks.written(&steps);
+        self.look_at_writes(index);
         let sent = self.drain_server(index);
-        if let Ok((header, Datagram::Request(..))) = wire::decode(bytes) {
+        let request = head.filter(|(_, kind)| *kind == DatagramType::Request);
+        let request = request.and_then(|_| wire::decode(bytes).ok());
+        if let Some((header, Datagram::Request(..))) = request {
             let serving = &mut self.nodes[index].serving;
             let told = (header.life.get(), header.layout_hash.get());
             if told == (serving.life.0, serving.layout_hash.0) {
                 serving.audience.asks(from, header);
             }
         }
-        self.check_answers(index, from, bytes, is_proven, &sent);
+        self.check_answers(index, from, (bytes.len(), request), is_proven, &sent);
+    }
+
+    /// Looks at what was stored by a server since the last look.
+    pub(super) fn look_at_writes(&mut self, index: usize) {
+        if let Some(leaves) = &mut self.nodes[index].leaves {
+            self.checks.written(&leaves.steps);
+            leaves.steps.clear();
+        }
     }
 
     fn check_answers(
         &mut self,
         index: usize,
         from: u16,
-        bytes: &[u8],
+        (came, request): (usize, Option<(&Header, Datagram<'_>)>),
         is_proven: bool,
         sent: &Sent,
     ) {
         let serving = &mut self.nodes[index].serving;
         let name = self.names[index].clone();
         let count = |kind| sent.answers.iter().filter(|answer| answer.1 == kind).count();
-        let credit = match wire::decode(bytes) {
-            Ok((header, Datagram::Request(request, checksums))) => {
+        let credit = match request {
+            Some((header, Datagram::Request(request, checksums))) => {
                 let first = request.first_leaf.get();
                 let known = |leaf: u32| checksums?.0.get(leaf.checked_sub(first)? as usize);
                 let since = header.watermark.get();
@@ -202,9 +212,9 @@ impl World {
                 self.checks.fail("budgets are kept", what);
             }
             serving.proven.insert(from);
-        } else if !is_proven && !bytes.is_empty() {
+        } else if !is_proven && came > 0 {
             let went = sent.answers.iter().map(|(.., len)| len).sum();
-            self.checks.unproven(&name, bytes.len(), went);
+            self.checks.unproven(&name, came, went);
         }
         if count(DatagramType::Cookie) > 0 {
             serving.cookied.insert(from);
@@ -225,7 +235,7 @@ impl World {
         // Only a planted bug writes later.
         #[cfg(test)]
         leaves.write_deferred();
-        let touched = core::mem::take(&mut leaves.touched);
+        let touched = leaves.touched.take();
         serving.ends.push(*leaves.state());
         server.handle_changes(self.now, end, leaves);
         if self.bury(index) {
@@ -236,14 +246,16 @@ impl World {
         let filters = &self.filters;
         let filters: BTreeSet<Option<usize>> =
             serving.audience.ports().map(|port| filters[node_of(port)]).collect();
-        let sent = self.drain_server(index);
+        let mut sent = self.drain_server(index);
         for filter in filters {
-            let nothing = BTreeSet::new();
-            let planned = sent.events.get(&filter).unwrap_or(&nothing);
+            let mut planned = sent.events.remove(&filter).unwrap_or_default();
+            planned.sort_unstable();
+            planned.dedup();
             let Some(leaves) = &self.nodes[index].leaves else { return };
             let range = leaves.range_of(filter);
-            let wanted: BTreeSet<u32> = touched.range(range).copied().collect();
-            self.checks.period(&self.names[index], &wanted, planned);
+            let place = |end: u32| touched.partition_point(|leaf| *leaf < end);
+            let wanted = &touched[place(range.start)..place(range.end)];
+            self.checks.period(&self.names[index], wanted, &planned);
         }
     }
 
@@ -273,14 +285,16 @@ impl World {
                     outgoing.push(Outgoing { to: ports(to), bytes: bytes.into() });
                 }
                 Transmit::Leaves { to, packets, leaves: list, segment } => {
+                    let to = ports(to);
+                    self.segment.resize(segment, 0);
                     for (position, packet) in packets.iter().enumerate() {
-                        let mut out = vec![0; segment];
-                        let len = wire::lay_out(packet, list, leaves, &mut out);
+                        let out = &mut self.segment[..];
+                        let len = wire::lay_out(packet, list, leaves, out);
+                        out[len..].fill(0);
                         // Segments of one message are of one size but for the last.
-                        if position + 1 == packets.len() {
-                            out.truncate(len);
-                        }
-                        outgoing.push(Outgoing { to: ports(to), bytes: out.into() });
+                        let is_last = position + 1 == packets.len();
+                        let bytes = if is_last { &out[..len] } else { out };
+                        outgoing.push(Outgoing { to: to.clone(), bytes: bytes.into() });
                     }
                 }
             }
@@ -292,7 +306,13 @@ impl World {
         if self.planted == Planted::OwnLeftOut {
             let to_group =
                 outgoing.iter_mut().filter(|one: &&mut Outgoing| one.to.contains(&GROUP));
-            to_group.for_each(|one| one.to.retain(|port| *port == GROUP));
+            to_group.for_each(|one| one.to = [GROUP].into());
+        }
+        #[cfg(test)]
+        if self.nodes[index].serving.has_group {
+            for one in &mut outgoing {
+                one.bytes = crate::sim::bent::told(self.planted, group_address(), &one.bytes);
+            }
         }
         let mut sent = Sent::default();
         for one in outgoing {
@@ -332,12 +352,16 @@ impl World {
             }
             DatagramType::Tick => self.look_at_recipients(index, header.channel.get(), &one.to),
             _ => {
-                if let Ok((_, Datagram::Welcome(body, group))) = wire::decode(&one.bytes) {
-                    one.to.iter().for_each(|to| self.look_at_welcome(index, *to, body, group));
-                }
-                if let Ok((_, Datagram::Response(_, leaves))) = wire::decode(&one.bytes) {
-                    let cells = leaves.flatten().map(|leaf| (leaf.data_loc_id().0, cell_of(&leaf)));
-                    sent.repaired.extend(cells);
+                match wire::decode(&one.bytes) {
+                    Ok((_, Datagram::Welcome(body, group))) => {
+                        one.to.iter().for_each(|to| self.look_at_welcome(index, *to, body, group));
+                    }
+                    Ok((_, Datagram::Response(_, leaves))) => {
+                        let leaves = leaves.flatten();
+                        let cells = leaves.map(|leaf| (leaf.data_loc_id().0, cell_of(&leaf)));
+                        sent.repaired.extend(cells);
+                    }
+                    _ => {}
                 }
                 let len = one.bytes.len();
                 sent.answers.extend(one.to.iter().map(|port| (*port, kind, len)));
@@ -354,7 +378,7 @@ impl World {
             };
             tells.then(|| self.nodes[index].serving.ends.last())
         });
-        for to in one.to {
+        for to in one.to.iter().copied() {
             let path = (serving_port(index), to);
             if to == GROUP {
                 let members = (0..self.nodes.len())

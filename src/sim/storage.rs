@@ -106,6 +106,9 @@ impl World {
             let name = &self.names[index];
             self.checks.fail("an error has a cause", || format!("{name}: {error}"));
         }
+        // Where the trees lie is another place in each run, and no part of it.
+        let folder = self.folder.path().display().to_string();
+        let error = error.replace(&folder, "");
         self.trace.note(self.now, format!("{} ends: {error}", self.names[index]));
         self.take_down(index, FileFate::Same);
     }
@@ -152,8 +155,8 @@ impl World {
         fs::write(&self.nodes[index].path, &image).expect("an image of a file");
         fs::write(durable, image).expect("an image of a file");
         self.nodes[index].following.kept = None;
-        self.nodes[index].has_lost_power = true;
         if index == 0 {
+            self.has_lost_power = true;
             self.nodes[0].doing = Doing::Down {
                 until: self.now.after(self.random.millis(2_200, 6_000)),
                 file: FileFate::Same,
@@ -246,5 +249,80 @@ impl World {
     /// Only this crate's own tests let a process die in a store.
     pub(super) fn bury(&mut self, _: usize) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::sim::options::Faults;
+    use crate::sim::options::Fixed;
+    use crate::sim::options::Options;
+    use crate::sim::planted::Planted;
+
+    /// The origin and a copy of it, some seconds on. Nothing is written, and the medium is
+    /// kept account of.
+    fn world() -> World {
+        let (one, none) = (Some(1), Some(0));
+        let (leaves, members) = (Some(12), Some(0.0));
+        let fixed =
+            Fixed { clients: one, relays: none, devices: none, leaves, members, loss: None };
+        let mut options = Options::draw(1, Duration::from_secs(60), &fixed);
+        (options.filtered, options.period_ms, options.heartbeat_ms) = (0, 100, 250);
+        options.faults = Faults { power_losses: u64::MAX, ..Faults::default() };
+        let mut world = World::new(options, Planted::Nothing).unwrap();
+        run(&mut world, 5_000);
+        assert!(world.is_even(1), "the copy follows");
+        world
+    }
+
+    fn run(world: &mut World, ms: u64) {
+        let end = world.now.after(Duration::from_millis(ms));
+        world.run_until(end, Duration::from_millis(1), |world| world.checks.counted.io_errors > 0);
+        assert_eq!(world.checks.broken, None);
+    }
+
+    /// The next write-back of a folder fails: what was renamed may have its old name.
+    fn let_the_name_fail(world: &mut World, index: usize) {
+        let failing = Failing { call: Call::Folder, behind: 0, errno: libc::EIO };
+        world.nodes[index].failing = Some(failing);
+    }
+
+    /// A process ended because its tree grew and its name was not written back: the file
+    /// that is there now is the one on the medium.
+    fn ended_with_the_grown_file_on_the_medium(world: &World, index: usize, before: &[u8]) {
+        assert_eq!((world.checks.counted.io_errors, world.nodes[index].runs()), (1, false));
+        let now = fs::read(&world.nodes[index].path).unwrap();
+        assert!(now[..PAGE_SIZE] != before[..PAGE_SIZE], "it has grown");
+        let durable = fs::read(world.durable_path(index)).unwrap();
+        assert_eq!(durable.len(), now.len());
+        assert!(durable[..PAGE_SIZE] == now[..PAGE_SIZE], "two files would be mixed");
+    }
+
+    #[test]
+    fn a_grown_file_whose_name_was_not_written_back_is_on_the_medium() {
+        // While it is served, at its opening, and at a copy.
+        let mut world = self::world();
+        let before = fs::read(&world.nodes[0].path).unwrap();
+        let_the_name_fail(&mut world, 0);
+        world.extend_schema();
+        ended_with_the_grown_file_on_the_medium(&world, 0, &before);
+
+        let mut world = self::world();
+        world.take_down(0, FileFate::Same);
+        let options = world.options.clone();
+        assert!(world.layouts.extend(&options, 3));
+        let_the_name_fail(&mut world, 0);
+        run(&mut world, 10_000);
+        ended_with_the_grown_file_on_the_medium(&world, 0, &before);
+
+        let mut world = self::world();
+        let before = fs::read(&world.nodes[1].path).unwrap();
+        let_the_name_fail(&mut world, 1);
+        world.extend_schema();
+        run(&mut world, 10_000);
+        ended_with_the_grown_file_on_the_medium(&world, 1, &before);
     }
 }

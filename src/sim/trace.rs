@@ -42,13 +42,21 @@ enum Entry {
 pub(super) struct Trace {
     last: VecDeque<Entry>,
     hash: u64,
+    /// What was hashed whole last: the same datagram often goes to many.
+    hashed: Option<(Rc<[u8]>, u32)>,
     datagrams: u64,
     bytes: u64,
 }
 
 impl Trace {
     pub(super) fn new() -> Trace {
-        Trace { last: VecDeque::with_capacity(LINES_MAX), hash: 0, datagrams: 0, bytes: 0 }
+        Trace {
+            last: VecDeque::with_capacity(LINES_MAX),
+            hash: 0,
+            hashed: None,
+            datagrams: 0,
+            bytes: 0,
+        }
     }
 
     pub(super) fn datagram(
@@ -64,12 +72,24 @@ impl Trace {
         }
         let path = u64::from(from) << 32 | u64::from(to) << 8 | fate as u64;
         // What arrives was hashed whole when it was sent.
-        let hashed = if fate == Fate::Came { bytes.get(..HASHED) } else { None };
-        let content = (bytes.len() as u64) << 32 | u64::from(crc32c(hashed.unwrap_or(bytes)));
+        let head = if fate == Fate::Came { bytes.get(..HASHED) } else { None };
+        let checksum = head.map_or_else(|| self.checksum(bytes), crc32c);
+        let content = (bytes.len() as u64) << 32 | u64::from(checksum);
         self.fold(time.0);
         self.fold(path);
         self.fold(content);
         self.push(Entry::Datagram { time, from, to, fate, bytes: bytes.clone() });
+    }
+
+    fn checksum(&mut self, bytes: &Rc<[u8]>) -> u32 {
+        match &self.hashed {
+            Some((known, checksum)) if Rc::ptr_eq(known, bytes) => *checksum,
+            _ => {
+                let checksum = crc32c(bytes);
+                self.hashed = Some((bytes.clone(), checksum));
+                checksum
+            }
+        }
     }
 
     pub(super) fn note(&mut self, time: Time, text: String) {

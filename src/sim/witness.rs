@@ -121,6 +121,12 @@ pub(super) fn is_for(client: &Client, bytes: &[u8]) -> bool {
         && (channel == joined.view_id || channel == joined.session_id)
 }
 
+/// Whether this says of itself that it is of this type: cheaper than to decode it.
+pub(super) fn is_type(bytes: &[u8], datagram_type: DatagramType) -> bool {
+    Header::read_from_prefix(bytes)
+        .is_ok_and(|(header, _)| header.datagram_type == datagram_type.code())
+}
+
 fn source_in_sync(bytes: &[u8]) -> bool {
     let header = Header::read_from_prefix(bytes);
     header.is_ok_and(|(header, _)| Flags(header.flags.get()).has(Flags::SOURCE_IN_SYNC))
@@ -249,7 +255,7 @@ impl World {
         if leaves.steps.is_empty() {
             return;
         }
-        let steps = core::mem::take(&mut leaves.steps);
+        let mut steps = core::mem::take(&mut leaves.steps);
         let base = leaves.life().base();
         let differs_for = node.following.witness.differs_for(self.now);
         let pause =
@@ -265,14 +271,19 @@ impl World {
                 format!("{name}: leaf {} from {:?} to {:?}", step.leaf, step.from, step.to)
             });
         }
+        // Their place is used again.
+        steps.clear();
+        if let Some(leaves) = &mut self.nodes[index].leaves {
+            leaves.steps = steps;
+        }
     }
 
     /// Looks at what a client sends.
     pub(super) fn look_at_request(&mut self, index: usize, bytes: &[u8]) {
-        let Ok((header, body)) = Header::read_from_prefix(bytes) else { return };
-        if header.datagram_type != DatagramType::Request.code() {
+        if !is_type(bytes, DatagramType::Request) {
             return;
         }
+        let Ok((header, body)) = Header::read_from_prefix(bytes) else { return };
         let Ok((request, _)) = RequestBody::read_from_prefix(body) else { return };
         self.look_at_flags(index, Flags(header.flags.get()), request.leaf_count.get() == 0);
         if request.leaf_count.get() == 0 {

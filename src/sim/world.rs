@@ -73,12 +73,17 @@ pub(super) struct World {
     pub(super) snapshot_count: u64,
     /// An older file took the place of the origin's, and was not served yet.
     pub(super) has_older_file: bool,
+    /// The origin's file is an image of a power loss, and was not served yet. A copy's
+    /// tells by itself how it ended.
+    pub(super) has_lost_power: bool,
     pub(super) is_troubled: bool,
     pub(super) next_fault: Time,
     pub(super) next_write: Time,
     /// Rises with each write.
     pub(super) version: u64,
     turns: u32,
+    /// Where datagrams are laid out.
+    pub(super) segment: Vec<u8>,
 }
 
 /// Where the trees of a run lie: in memory where the system has such a place.
@@ -117,11 +122,13 @@ impl World {
             snapshots: Vec::new(),
             snapshot_count: 0,
             has_older_file: false,
+            has_lost_power: false,
             is_troubled: false,
             next_fault: Time::START,
             next_write: Time::START,
             version: 0,
             turns: 0,
+            segment: Vec::new(),
         };
         world.create();
         let mut members = Seeded::new(mix(world.options.seed ^ MEMBERS));
@@ -176,8 +183,8 @@ impl World {
     /// Goes to the next moment at which something is due, and does it.
     fn step(&mut self, pause: Time) {
         let mut due = pause;
-        for node in &self.nodes {
-            due = due.min(node.due);
+        for node in &mut self.nodes {
+            due = due.min(node.due());
         }
         due = due.min(self.net.next_arrival().unwrap_or(pause));
         if self.is_troubled {
@@ -199,7 +206,7 @@ impl World {
         }
         self.end_periods_of_no_length();
         for index in 0..self.nodes.len() {
-            if self.nodes[index].due <= self.now && !self.is_broken() {
+            if self.nodes[index].due() <= self.now && !self.is_broken() {
                 self.turn(index);
             }
         }
@@ -223,7 +230,7 @@ impl World {
         self.turns = if due > self.now { 0 } else { self.turns + 1 };
         self.now = self.now.max(due);
         if self.turns > TURNS_MAX {
-            let late = self.nodes.iter().position(|node| node.due <= self.now);
+            let late = self.nodes.iter_mut().position(|node| node.due() <= self.now);
             let name = late.map_or("the network", |index| &self.names[index]).to_owned();
             self.checks.fail("liveness", || format!("{name} has a timer that does not move"));
         }

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U16;
-use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
 use mapleaf::layout::Life;
@@ -29,19 +28,17 @@ use mapleaf::wire::DatagramType;
 use mapleaf::wire::Flags;
 use mapleaf::wire::GroupBody;
 use mapleaf::wire::Header;
-use mapleaf::wire::LayoutBody;
 use mapleaf::wire::TickBody;
-use mapleaf::wire::WelcomeBody;
 
-use super::datagram::bare;
 use super::input::Input;
 use super::mem_tree::Counting;
 use super::mem_tree::LEAVES;
 use super::mem_tree::MemTree;
 use super::mem_tree::TREE_ID;
-use super::mem_tree::layout_blob;
 use super::mem_tree::layout_hash;
 use super::peer;
+use super::peer::Door;
+use super::peer::Driven;
 use super::peer::Right;
 
 /// Life of the server that the input plays.
@@ -69,11 +66,10 @@ struct World {
     client: Client,
     /// The copy that is attached, if one is.
     tree: Option<MemTree>,
-    nonce: u64,
+    door: Door,
     /// Ids of the last REQUESTs.
     request_ids: Vec<u32>,
     event_num: u64,
-    layout_offset: u32,
     /// Whether the server has a group and the client joins it.
     has_group: bool,
     /// The session in which it listens, and when it heard something of the view.
@@ -93,6 +89,21 @@ pub(super) fn run(bytes: &[u8]) {
     assert!(!world.client.is_in_sync() && world.client.joined().is_none());
 }
 
+impl Driven for World {
+    fn clock(&mut self) -> &mut Time {
+        &mut self.now
+    }
+
+    fn due(&self) -> Option<Time> {
+        self.client.poll_timeout()
+    }
+
+    fn wake(&mut self) {
+        self.client.handle_timeout(self.now, self.tree.as_mut());
+        self.drain();
+    }
+}
+
 impl World {
     fn new(input: &mut Input<'_>) -> World {
         let how = input.u8();
@@ -110,10 +121,9 @@ impl World {
             now,
             client: Client::new(config, Box::new(Counting(3)), now),
             tree,
-            nonce: 0,
+            door: Door::default(),
             request_ids: Vec::new(),
             event_num: 0,
-            layout_offset: 0,
             has_group: how & 8 != 0,
             listens: None,
             heard: None,
@@ -186,71 +196,26 @@ impl World {
         self.receive_by(way, &bytes);
     }
 
-    fn wait(&mut self, duration: Duration) {
-        self.now = self.now.after(duration);
-        self.client.handle_timeout(self.now, self.tree.as_mut());
-        self.drain();
-        self.settle();
-    }
-
-    /// What was due was done: a driver that waits for `poll_timeout` does not spin.
-    fn settle(&mut self) {
-        for _ in 0..4 {
-            if self.client.poll_timeout().is_none_or(|due| due > self.now) {
-                return;
-            }
-            self.client.handle_timeout(self.now, self.tree.as_mut());
-            self.drain();
-        }
-        panic!("due at {:?} for ever, now {:?}", self.client.poll_timeout(), self.now);
-    }
-
     fn unreachable(&mut self) {
         self.client.handle_unreachable(self.now);
         self.drain();
         assert!(self.client.joined().is_none());
     }
 
-    fn header(&self, datagram_type: DatagramType, channel: u64) -> Header {
-        let right = self.right();
-        Header {
-            tree_id: U64::new(right.tree_id),
-            life: U32::new(right.life),
-            layout_hash: U32::new(right.layout_hash),
-            channel: U64::new(channel),
-            ..bare(datagram_type)
-        }
-    }
-
     fn cookie(&mut self, input: &mut Input<'_>) {
-        let header = self.header(DatagramType::Cookie, self.nonce);
-        let header = Header { event_num: U64::new(input.near(1_000)), ..header };
-        self.receive(&peer::finished(&header, &[]));
+        let cookie = self.door.cookie(self.right(), input);
+        self.receive(&cookie);
     }
 
     /// A WELCOME in which one byte of the input says what is not as it should be.
     fn welcome(&mut self, input: &mut Input<'_>) {
         let wrong = input.u8();
-        let mut or = |bit: u8, right: u32| if wrong >> bit & 1 == 1 { input.u32() } else { right };
-        let body = WelcomeBody {
-            nonce: U64::new(self.nonce),
-            view_id: U64::new(VIEW_ID),
-            life_start: U64::new(u64::from(or(0, 0)) << 16),
-            period_us: U32::new(or(1, 100_000)),
-            heartbeat_ms: U32::new(or(2, 250)),
-            lease_ms: U32::new(or(3, 10_000)),
-            datagram_size: U32::new(or(4, 1_200)),
-            leaf_count: U32::new(or(5, LEAVES)),
-            layout_len: U32::new(or(6, layout_blob().len() as u32)),
-            credit_max: U32::new(or(7, 16)),
-            level: 0,
-            reserved: [0; 3],
-        };
+        let life_start = u64::from(peer::or(wrong, 0, 0, input)) << 16;
+        let body = self.door.welcome(VIEW_ID, life_start, wrong, input);
         let told = input.near(0);
         self.event_num = told.min(u64::MAX - 2);
-        let header = self.header(DatagramType::Welcome, SESSION_ID);
+        let header = self.right().head(DatagramType::Welcome, SESSION_ID);
         let header = Header { event_num: U64::new(told), ..header };
-        self.layout_offset = 0;
         let group = if self.has_group { group(input) } else { Vec::new() };
         self.receive(&peer::finished(&header, &[body.as_bytes(), &group].concat()));
     }
@@ -266,17 +231,8 @@ impl World {
     }
 
     fn layout(&mut self, input: &mut Input<'_>) {
-        let blob = layout_blob();
-        let offset = input.near(u64::from(self.layout_offset)) as u32;
-        let piece = blob.get(offset as usize..).unwrap_or_default();
-        let piece = &piece[..piece.len().min(600)];
-        let body = LayoutBody {
-            offset: U32::new(offset.min(blob.len() as u32)),
-            layout_len: U32::new(blob.len() as u32),
-        };
-        self.layout_offset = offset.saturating_add(piece.len() as u32);
-        let header = self.header(DatagramType::Layout, SESSION_ID);
-        self.receive(&peer::finished(&header, &[body.as_bytes(), piece].concat()));
+        let piece = self.door.layout(self.right(), SESSION_ID, input);
+        self.receive(&piece);
     }
 
     /// A TICK that is right about the copy.
@@ -286,7 +242,7 @@ impl World {
     }
 
     fn tick(&self, input: &mut Input<'_>) -> Vec<u8> {
-        let header = self.header(DatagramType::Tick, VIEW_ID);
+        let header = self.right().head(DatagramType::Tick, VIEW_ID);
         let header = Header {
             event_num: U64::new(self.event_num),
             watermark: U64::new(input.near(LIFE.base().0 + 8)),
@@ -399,7 +355,7 @@ impl World {
     fn take(&mut self, bytes: &[u8]) {
         let (header, datagram) = wire::decode(bytes).expect("what a client sends can be read");
         match datagram {
-            Datagram::Hello | Datagram::Init(_) => self.nonce = header.channel.get(),
+            Datagram::Hello | Datagram::Init(_) => self.door.nonce = header.channel.get(),
             Datagram::Request(body, checksums) => {
                 let range = u64::from(body.first_leaf.get()) + u64::from(body.leaf_count.get());
                 assert!(range <= u64::from(LEAVES), "leaves that there are");

@@ -20,17 +20,15 @@ use mapleaf::wire::AckRefusal;
 use mapleaf::wire::Datagram;
 use mapleaf::wire::DatagramType;
 use mapleaf::wire::Header;
-use mapleaf::wire::LayoutBody;
-use mapleaf::wire::WelcomeBody;
 
-use super::datagram::bare;
 use super::input::Input;
 use super::mem_tree::Counting;
 use super::mem_tree::LEAVES;
 use super::mem_tree::TREE_ID;
-use super::mem_tree::layout_blob;
 use super::mem_tree::layout_hash;
 use super::peer;
+use super::peer::Door;
+use super::peer::Driven;
 use super::peer::Right;
 
 const SESSION_ID: u64 = 0xde71;
@@ -41,11 +39,10 @@ const SENT_MAX: usize = 64 + 4;
 struct World {
     now: Time,
     device: Device,
-    nonce: u64,
+    door: Door,
     /// Sequence of the newest REPORT of the session.
     sequence: u64,
     layout_hash: u32,
-    layout_offset: u32,
     /// Leaves told as refused, and as acknowledged.
     refused: u64,
     acknowledged: u64,
@@ -60,10 +57,9 @@ pub(super) fn run(bytes: &[u8]) {
     let mut world = World {
         now,
         device: Device::new(config, Box::new(Counting(5)), now),
-        nonce: 0,
+        door: Door::default(),
         sequence: 0,
         layout_hash: layout_hash().0,
-        layout_offset: 0,
         refused: 0,
         acknowledged: 0,
     };
@@ -73,6 +69,21 @@ pub(super) fn run(bytes: &[u8]) {
     world.device.leave();
     world.drain();
     assert!(world.device.joined().is_none());
+}
+
+impl Driven for World {
+    fn clock(&mut self) -> &mut Time {
+        &mut self.now
+    }
+
+    fn due(&self) -> Option<Time> {
+        self.device.poll_timeout()
+    }
+
+    fn wake(&mut self) {
+        self.device.handle_timeout(self.now);
+        self.drain();
+    }
 }
 
 impl World {
@@ -124,36 +135,6 @@ impl World {
         }
     }
 
-    fn header(&self, datagram_type: DatagramType, channel: u64) -> Header {
-        let right = self.right();
-        Header {
-            tree_id: U64::new(right.tree_id),
-            life: U32::new(right.life),
-            layout_hash: U32::new(right.layout_hash),
-            channel: U64::new(channel),
-            ..bare(datagram_type)
-        }
-    }
-
-    fn wait(&mut self, duration: Duration) {
-        self.now = self.now.after(duration);
-        self.device.handle_timeout(self.now);
-        self.drain();
-        self.settle();
-    }
-
-    /// What was due was done: a driver that waits for `poll_timeout` does not spin.
-    fn settle(&mut self) {
-        for _ in 0..4 {
-            if self.device.poll_timeout().is_none_or(|due| due > self.now) {
-                return;
-            }
-            self.device.handle_timeout(self.now);
-            self.drain();
-        }
-        panic!("due at {:?} for ever, now {:?}", self.device.poll_timeout(), self.now);
-    }
-
     fn report(&mut self, input: &mut Input<'_>) {
         let leaf = DataLocId(u32::from(input.u8()) % (LEAVES + 2));
         let (repeats, byte) = (input.u8(), input.u8());
@@ -173,47 +154,22 @@ impl World {
     }
 
     fn cookie(&mut self, input: &mut Input<'_>) {
-        let header = self.header(DatagramType::Cookie, self.nonce);
-        let header = Header { event_num: U64::new(input.near(1_000)), ..header };
-        self.receive(&peer::finished(&header, &[]));
+        let cookie = self.door.cookie(self.right(), input);
+        self.receive(&cookie);
     }
 
     fn welcome(&mut self, input: &mut Input<'_>) {
         let wrong = input.u8();
-        let mut or = |bit: u8, right: u32| if wrong >> bit & 1 == 1 { input.u32() } else { right };
         // Another layout than the one that is sent.
-        self.layout_hash = or(0, layout_hash().0);
-        let body = WelcomeBody {
-            nonce: U64::new(self.nonce),
-            view_id: U64::ZERO,
-            life_start: U64::ZERO,
-            period_us: U32::new(or(1, 100_000)),
-            heartbeat_ms: U32::new(or(2, 250)),
-            lease_ms: U32::new(or(3, 10_000)),
-            datagram_size: U32::new(or(4, 1_200)),
-            leaf_count: U32::new(or(5, LEAVES)),
-            layout_len: U32::new(or(6, layout_blob().len() as u32)),
-            credit_max: U32::new(or(7, 16)),
-            level: 0,
-            reserved: [0; 3],
-        };
-        self.layout_offset = 0;
-        let header = self.header(DatagramType::Welcome, SESSION_ID);
+        self.layout_hash = peer::or(wrong, 0, layout_hash().0, input);
+        let body = self.door.welcome(0, 0, wrong, input);
+        let header = self.right().head(DatagramType::Welcome, SESSION_ID);
         self.receive(&peer::finished(&header, body.as_bytes()));
     }
 
     fn layout(&mut self, input: &mut Input<'_>) {
-        let blob = layout_blob();
-        let offset = input.near(u64::from(self.layout_offset)) as u32;
-        let piece = blob.get(offset as usize..).unwrap_or_default();
-        let piece = &piece[..piece.len().min(600)];
-        let body = LayoutBody {
-            offset: U32::new(offset.min(blob.len() as u32)),
-            layout_len: U32::new(blob.len() as u32),
-        };
-        self.layout_offset = offset.saturating_add(piece.len() as u32);
-        let header = self.header(DatagramType::Layout, SESSION_ID);
-        self.receive(&peer::finished(&header, &[body.as_bytes(), piece].concat()));
+        let piece = self.door.layout(self.right(), SESSION_ID, input);
+        self.receive(&piece);
     }
 
     /// An ACK of some of the last sequences, with refusals of them.
@@ -234,7 +190,7 @@ impl World {
             event_num: U64::new(last),
             watermark: U64::new(first),
             count: U16::new(u16::from(count)),
-            ..self.header(DatagramType::Ack, SESSION_ID)
+            ..self.right().head(DatagramType::Ack, SESSION_ID)
         };
         self.receive(&peer::finished(&header, refusals.as_bytes()));
     }
@@ -272,7 +228,7 @@ impl World {
     fn take(&mut self, bytes: &[u8]) {
         let (header, datagram) = wire::decode(bytes).expect("what a device sends can be read");
         match datagram {
-            Datagram::Hello | Datagram::Init(_) => self.nonce = header.channel.get(),
+            Datagram::Hello | Datagram::Init(_) => self.door.nonce = header.channel.get(),
             Datagram::Ready => self.sequence = 0,
             Datagram::Report(leaves) => {
                 assert!(leaves.clone().count() > 0 && leaves.clone().all(|leaf| leaf.is_ok()));

@@ -1,24 +1,30 @@
 //! Datagrams as a peer makes them that knows the protocol and lies: what has to
 //! be right for a datagram to be read at all is put right, the rest is the input's.
 
+use std::time::Duration;
+
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
 use zerocopy::little_endian::U64;
 
+use mapleaf::sync::Time;
 use mapleaf::wire;
 use mapleaf::wire::DOOR_DATAGRAM_LEN;
 use mapleaf::wire::DatagramType;
 use mapleaf::wire::Flags;
 use mapleaf::wire::Header;
+use mapleaf::wire::LayoutBody;
 use mapleaf::wire::PROTOCOL_VERSION;
 use mapleaf::wire::RequestBody;
 use mapleaf::wire::ResponseBody;
+use mapleaf::wire::WelcomeBody;
 
 use super::datagram::bare;
 use super::input::Input;
 use super::mem_tree::LEAVES;
 use super::mem_tree::head;
+use super::mem_tree::layout_blob;
 
 /// What the header of a right datagram would say.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +59,113 @@ pub(super) fn header(datagram_type: DatagramType, right: Right, input: &mut Inpu
         flags: U16::new(u16::from(input.u8())),
         detail: U32::new(detail),
         ..bare(datagram_type)
+    }
+}
+
+impl Right {
+    /// The right header of a datagram on this channel, and no numbers in it.
+    pub(super) fn head(&self, datagram_type: DatagramType, channel: u64) -> Header {
+        Header {
+            tree_id: U64::new(self.tree_id),
+            life: U32::new(self.life),
+            layout_hash: U32::new(self.layout_hash),
+            channel: U64::new(channel),
+            ..bare(datagram_type)
+        }
+    }
+}
+
+/// What is right, or what the input has in its place where that bit of `wrong` is set.
+pub(super) fn or(wrong: u8, bit: u8, right: u32, input: &mut Input<'_>) -> u32 {
+    if wrong >> bit & 1 == 1 { input.u32() } else { right }
+}
+
+/// One side of the handshake: what a server that lies says until somebody has joined.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Door {
+    /// Nonce of whoever knocks.
+    pub(super) nonce: u64,
+    layout_offset: u32,
+}
+
+impl Door {
+    pub(super) fn cookie(&self, right: Right, input: &mut Input<'_>) -> Vec<u8> {
+        let header = right.head(DatagramType::Cookie, self.nonce);
+        finished(&Header { event_num: U64::new(input.near(1_000)), ..header }, &[])
+    }
+
+    /// What a WELCOME says. Bits of `wrong` say which fields are not right; bit 0 is the
+    /// caller's.
+    pub(super) fn welcome(
+        &mut self,
+        view_id: u64,
+        life_start: u64,
+        wrong: u8,
+        input: &mut Input<'_>,
+    ) -> WelcomeBody {
+        let mut or = |bit, right| or(wrong, bit, right, input);
+        self.layout_offset = 0;
+        WelcomeBody {
+            nonce: U64::new(self.nonce),
+            view_id: U64::new(view_id),
+            life_start: U64::new(life_start),
+            period_us: U32::new(or(1, 100_000)),
+            heartbeat_ms: U32::new(or(2, 250)),
+            lease_ms: U32::new(or(3, 10_000)),
+            datagram_size: U32::new(or(4, 1_200)),
+            leaf_count: U32::new(or(5, LEAVES)),
+            layout_len: U32::new(or(6, layout_blob().len() as u32)),
+            credit_max: U32::new(or(7, 16)),
+            level: 0,
+            reserved: [0; 3],
+        }
+    }
+
+    /// The next piece of the layout, or one near to it.
+    pub(super) fn layout(
+        &mut self,
+        right: Right,
+        session_id: u64,
+        input: &mut Input<'_>,
+    ) -> Vec<u8> {
+        let blob = layout_blob();
+        let offset = input.near(u64::from(self.layout_offset)) as u32;
+        let piece = blob.get(offset as usize..).unwrap_or_default();
+        let piece = &piece[..piece.len().min(600)];
+        let body = LayoutBody {
+            offset: U32::new(offset.min(blob.len() as u32)),
+            layout_len: U32::new(blob.len() as u32),
+        };
+        self.layout_offset = offset.saturating_add(piece.len() as u32);
+        let header = right.head(DatagramType::Layout, session_id);
+        finished(&header, &[body.as_bytes(), piece].concat())
+    }
+}
+
+/// An end of the protocol with its clock, as its driver sees it.
+pub(super) trait Driven {
+    fn clock(&mut self) -> &mut Time;
+    fn due(&self) -> Option<Time>;
+    /// Does what is due, and takes what comes of it.
+    fn wake(&mut self);
+
+    fn wait(&mut self, duration: Duration) {
+        let clock = self.clock();
+        *clock = clock.after(duration);
+        self.wake();
+        self.settle();
+    }
+
+    /// What was due was done: a driver that waits for `poll_timeout` does not spin.
+    fn settle(&mut self) {
+        let now = *self.clock();
+        for _ in 0..4 {
+            if self.due().is_none_or(|due| due > now) {
+                return;
+            }
+            self.wake();
+        }
+        panic!("due at {:?} for ever, now {now:?}", self.due());
     }
 }
 
