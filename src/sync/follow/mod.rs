@@ -416,17 +416,15 @@ impl Follower {
 
     /// The digests differ: find out where. If a comparison by checksums did not
     /// mend it, the next one comes after a pause that doubles, takes older leaves
-    /// too (the server lost history), and from the third on every other one asks for
-    /// everything (two leaves may have the same checksum once in 2^32; but a leaf that
-    /// the server never wrote has changed since nothing, and comes by checksums alone).
+    /// too (the server lost history), and from the third on asks for everything
+    /// (two leaves may have the same checksum once in 2^32).
     fn compare_everything(&mut self, desk: &mut Desk<'_>) {
         desk.counters.audits += 1;
         let in_row = self.mismatches_in_row;
         let pause = MISMATCH_PAUSE.max(self.joined.heartbeat * 4);
         self.compare_at = desk.now.after(pause * (1 << in_row.min(6)));
         self.mismatches_in_row = in_row.saturating_add(1);
-        let is_for_all = in_row >= 2 && in_row.is_multiple_of(2);
-        let known = if is_for_all { Known::Since(Revision::ZERO) } else { Known::Unknown };
+        let known = if in_row < 2 { Known::Unknown } else { Known::Since(Revision::ZERO) };
         self.spans.set_all(known);
         self.asks.clear();
         self.is_all_asked = false;
