@@ -74,6 +74,7 @@ campaign() {
     if ! env MAPLEAF_SEED="$seed" $numbers cargo test --locked --profile "$profile" --test "$test" "$filter" -- --nocapture >"$log" 2>&1; then
         outcome='FAILED'
         failed=1
+        cp "$log" "$report.${filter//:/}.$seed.log"
         tail -n 60 "$log" >&2
     fi
     {

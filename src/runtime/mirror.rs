@@ -3,6 +3,7 @@
 //! Datagrams are taken before time is: a process that was stopped for a while reads
 //! what came meanwhile before it believes its server to be gone.
 
+use std::io;
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -124,8 +125,9 @@ pub(super) fn connected(server: SocketAddr, receive_buffer: usize) -> Result<Udp
     };
     let (address, send_buffer) = (SocketAddr::new(any, 0), SEND_BUFFER);
     let options = SocketOptions { receive_buffer, send_buffer, ..SocketOptions::default() };
-    let socket =
-        UdpSocket::bind(address, &options).map_err(|source| LoopError::Bind { address, source })?;
+    let bind = || UdpSocket::bind(address, &options);
+    let socket = with_port_of_its_own(server.port(), bind)
+        .map_err(|source| LoopError::Bind { address, source })?;
     buffers::check(
         "the client's socket",
         &socket,
@@ -134,6 +136,18 @@ pub(super) fn connected(server: SocketAddr, receive_buffer: usize) -> Result<Udp
     let to_server = |source| LoopError::Connect { address: server, source };
     socket.connect(server).map_err(to_server)?;
     Ok(socket)
+}
+
+/// A socket whose port is not the server's. The system may give that one where server and
+/// client share a machine and the server is down: the client would hear itself, and the
+/// server could not come back.
+fn with_port_of_its_own(
+    servers: u16,
+    mut bind: impl FnMut() -> io::Result<UdpSocket>,
+) -> io::Result<UdpSocket> {
+    let first = bind()?;
+    // The first is held until the second has another port.
+    if first.local_addr()?.port() == servers { bind() } else { Ok(first) }
 }
 
 fn is_whole(filter: &str) -> bool {
@@ -417,5 +431,26 @@ fn count(
     }
     if let Some(relay) = relay {
         relay.count(counters);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_has_not_the_port_of_a_server_that_is_down() {
+        let bind = |port| {
+            let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+            UdpSocket::bind(address, &SocketOptions::default())
+        };
+        let server = bind(0).unwrap().local_addr().unwrap().port();
+        // The system gives the port that nobody holds, then, as it is held, another.
+        let mut ports = [server, 0].into_iter();
+        let socket = with_port_of_its_own(server, || bind(ports.next().unwrap())).unwrap();
+        assert_ne!(socket.local_addr().unwrap().port(), server);
+        assert_eq!(ports.next(), None);
+        // It is the server's again.
+        assert!(bind(server).is_ok());
     }
 }
