@@ -208,7 +208,7 @@ impl EventRing {
     ) {
         for piece in batch.pieces(self.map.len().min(PIECE_LEN_MAX)) {
             let place = self.place(piece.packets.len() * piece.segment);
-            let Some(lending) = &mut self.lending else { continue };
+            let lending = self.lending.as_mut().expect("only a ring that lends sends so");
             if !lending.frees(&place, lender) {
                 let used = lay_out_piece(piece, source, &mut lending.spare[..place.len()]);
                 self.counters.add(piece, used);
