@@ -1,6 +1,5 @@
 //! How long a subscriber that begins with nothing takes until it is equal.
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
@@ -31,10 +30,7 @@ pub(crate) fn run(args: &JoinArgs) -> anyhow::Result<Report> {
             rest(common.warm_up)?;
             continue;
         }
-        let started = said.started.context("a subscriber did not say when it began")?;
-        let equal = said.at.iter().find(|at| at.in_sync);
-        let equal = equal.context("a subscriber ended without being equal")?;
-        report.add("until equal", "ms", equal.t.saturating_sub(started) as f64 / 1e6);
+        report.add("until equal", "ms", said.until_equal_ms()?);
         let received = said.counter("socket.bytes_received") as f64;
         report.add("bytes received", "B", received);
         report.add("bytes sent", "B", said.counter("socket.bytes_sent") as f64);

@@ -3,7 +3,6 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
@@ -133,10 +132,7 @@ fn join(
         let name = format!("replica-{number}");
         let mut one = world.subscribe(&name, world.address, &["--until-synced"])?;
         let said = one.wait()?;
-        let started = said.started.context("a subscriber did not say when it began")?;
-        let equal = said.at.iter().find(|at| at.in_sync);
-        let equal = equal.context("a subscriber ended without being equal")?;
-        figures.add("late join", "ms", equal.t.saturating_sub(started) as f64 / 1e6);
+        figures.add("late join", "ms", said.until_equal_ms()?);
         let received = said.counter("socket.bytes_received") as f64;
         figures.add("late join, received", "B", received);
         last = Some(one);

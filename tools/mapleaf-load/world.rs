@@ -305,6 +305,14 @@ impl Said {
         self.end.as_ref().and_then(|end| end["dropped"].as_u64()).unwrap_or(0)
     }
 
+    /// Milliseconds from before its first datagram to the first period whose digest is equal.
+    pub(crate) fn until_equal_ms(&self) -> anyhow::Result<f64> {
+        let started = self.started.context("a subscriber did not say when it began")?;
+        let equal = self.at.iter().find(|at| at.in_sync);
+        let equal = equal.context("a subscriber ended without being equal")?;
+        Ok(equal.t.saturating_sub(started) as f64 / 1e6)
+    }
+
     /// A counter of the mirror, when it has ended.
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let end = self.end.as_ref();
