@@ -29,6 +29,7 @@ use mapleaf::wire::DatagramType;
 use mapleaf::wire::Flags;
 use mapleaf::wire::GroupBody;
 use mapleaf::wire::Header;
+use mapleaf::wire::Hole;
 use mapleaf::wire::INIT_FILTER_LEN_MAX;
 use mapleaf::wire::InitBody;
 use mapleaf::wire::LayoutBody;
@@ -38,6 +39,7 @@ use mapleaf::wire::LeafSource;
 use mapleaf::wire::PROTOCOL_VERSION;
 use mapleaf::wire::Packet;
 use mapleaf::wire::Pretty;
+use mapleaf::wire::Question;
 use mapleaf::wire::RefusalReason;
 use mapleaf::wire::RequestBody;
 use mapleaf::wire::ResponseBody;
@@ -177,6 +179,8 @@ const REQUEST: Fields =
 
 const CHECKSUMS: Fields =
     &[("checksum of leaf 7", 4), ("checksum of leaf 8", 4), ("checksum of leaf 9", 4)];
+
+const HOLE: Fields = &[("first_leaf", 4), ("leaf_count", 4), ("since", 8), ("up_to", 8)];
 
 const RESPONSE: Fields =
     &[("request_id", 4), ("first_leaf", 4), ("next_leaf", 4), ("index", 2), ("reserved", 2)];
@@ -469,7 +473,7 @@ fn request_since() -> Vector {
         fields: &[REQUEST],
         bytes: encoded(header, &request_body(64), &[], 0),
         holds: |header, datagram| {
-            let Datagram::Request(request, None) = datagram else { return false };
+            let Datagram::Request(request, Question::Since) = datagram else { return false };
             header.watermark.get() == WATERMARK
                 && (request.first_leaf.get(), request.leaf_count.get()) == (7, 3)
                 && (request.request_id.get(), request.credit.get()) == (501, 64)
@@ -490,8 +494,41 @@ fn request_checksums() -> Vector {
         fields: &[REQUEST, CHECKSUMS],
         bytes: encoded(header, &request_body(64), checksums.as_bytes(), 0),
         holds: |_, datagram| {
-            let Datagram::Request(_, Some(checksums)) = datagram else { return false };
+            let Datagram::Request(_, Question::Checksums(checksums)) = datagram else {
+                return false;
+            };
             checksums.0 == [0x1111_1111_u32, 0x2222_2222, 0x3333_3333].map(U32::new)
+        },
+    }
+}
+
+fn request_holes() -> Vector {
+    let hole = |first, count, up_to| Hole {
+        first_leaf: U32::new(first),
+        leaf_count: U32::new(count),
+        since: U64::new(WATERMARK - 5),
+        up_to: U64::new(up_to),
+    };
+    let holes = [hole(7, 1, WATERMARK - 2), hole(9, 1, WATERMARK)];
+    let header = Header {
+        event_num: U64::new(EVENT_NUM),
+        watermark: U64::new(WATERMARK - 5),
+        count: U16::new(2),
+        flags: U16::new(Flags::HOLES),
+        ..header(DatagramType::Request, SESSION_ID)
+    };
+    Vector {
+        file: "10-request-holes.hex",
+        about: "EVENTs were lost: what did they carry of leaves 7 and 9? Leaf 8 is held.",
+        fields: &[REQUEST, HOLE, HOLE],
+        bytes: encoded(header, &request_body(64), holes.as_bytes(), 0),
+        holds: |_, datagram| {
+            let Datagram::Request(_, Question::Holes([one, other])) = datagram else {
+                return false;
+            };
+            (one.first_leaf.get(), one.up_to.get()) == (7, WATERMARK - 2)
+                && (other.first_leaf.get(), other.leaf_count.get()) == (9, 1)
+                && other.since.get() == WATERMARK - 5
         },
     }
 }
@@ -604,6 +641,7 @@ fn vectors() -> Vec<Vector> {
         tick(),
         request_since(),
         request_checksums(),
+        request_holes(),
         response(),
         report(),
         ack(),

@@ -19,6 +19,7 @@ use mapleaf::wire::DatagramType;
 use mapleaf::wire::Flags;
 use mapleaf::wire::GroupBody;
 use mapleaf::wire::Header;
+use mapleaf::wire::Hole;
 use mapleaf::wire::INIT_FILTER_LEN_MAX;
 use mapleaf::wire::InitBody;
 use mapleaf::wire::LayoutBody;
@@ -130,6 +131,7 @@ fn structs() -> Vec<Laid> {
         }),
         laid!(TickBody { session_id, tag, reserved }),
         laid!(RequestBody { first_leaf, leaf_count, request_id, credit, reserved }),
+        laid!(Hole { first_leaf, leaf_count, since, up_to }),
         laid!(ResponseBody { request_id, first_leaf, next_leaf, index, reserved }),
         laid!(AckRefusal { sequence, data_loc_id, reason, reserved, detail, reserved_too }),
     ]
@@ -281,6 +283,7 @@ fn flags_are_as_the_page_says() {
         Flags::CHANGES_PENDING,
         Flags::GROUP_WANTED,
         Flags::GROUP_HEARD,
+        Flags::HOLES,
     ];
     let documented: BTreeMap<String, u64> =
         codes("flags").into_iter().map(|(value, name)| (name, value as u64)).collect();

@@ -29,10 +29,12 @@ use crate::sync::ServerConfig;
 use crate::sync::Time;
 use crate::sync::Transmit;
 use crate::wire;
+use crate::wire::Checksums;
 use crate::wire::Datagram;
 use crate::wire::DatagramType;
 use crate::wire::Flags;
 use crate::wire::Header;
+use crate::wire::Question;
 
 /// Share of an origin's runs in which it has a group.
 const GROUP_SERVED: f64 = 0.85;
@@ -183,17 +185,28 @@ impl World {
         is_proven: bool,
         sent: &Sent,
     ) {
+        let is_relay = self.nodes[index].kind == Kind::Relay;
         let serving = &mut self.nodes[index].serving;
         let name = self.names[index].clone();
         let count = |kind| sent.answers.iter().filter(|answer| answer.1 == kind).count();
         let credit = match request {
-            Some((header, Datagram::Request(request, checksums))) => {
+            Some((header, Datagram::Request(request, asked))) => {
                 let first = request.first_leaf.get();
-                let known = |leaf: u32| checksums?.0.get(leaf.checked_sub(first)? as usize);
                 let since = header.watermark.get();
-                self.checks.repaired(&name, &sent.repaired, |leaf, cell| match checksums {
-                    Some(_) => known(leaf).is_none_or(|known| known.get() != cell.checksum),
-                    None => cell.revision > since,
+                self.checks.repaired(&name, &sent.repaired, |leaf, cell| match asked {
+                    Question::Checksums(Checksums(known)) => {
+                        let index = leaf.checked_sub(first).map(|index| index as usize);
+                        let known = index.and_then(|index| known.get(index));
+                        known.is_none_or(|known| known.get() != cell.checksum)
+                    }
+                    Question::Since => cell.revision > since,
+                    Question::Holes(holes) => holes.iter().any(|hole| {
+                        let part =
+                            hole.first_leaf.get()..hole.first_leaf.get() + hole.leaf_count.get();
+                        let until = if is_relay { u64::MAX } else { hole.up_to.get() };
+                        let lost = hole.since.get() + 1..=until;
+                        part.contains(&leaf) && lost.contains(&cell.revision)
+                    }),
                 });
                 usize::from(request.credit.get().min(self.options.credit_max))
             }

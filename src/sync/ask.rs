@@ -12,6 +12,8 @@ pub(crate) const ASK_CREDIT_MAX: u32 = 256;
 /// How a REQUEST says what is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
+    /// By what was lost, part by part.
+    Holes,
     /// By the checksum of every leaf in the range.
     Checksums,
     /// By the revision up to which every change is held.
@@ -38,6 +40,9 @@ pub(crate) struct Ask {
     /// earlier one.
     pub(crate) event_num: u64,
     pub(crate) deadline: Time,
+    /// The parts that it names lack what EVENTs up to the one before this carried, and
+    /// it asks for nothing else.
+    pub(crate) holes_up_to: Option<u64>,
     /// Leaves that are older than ours are taken too: the server lost history.
     pub(crate) takes_older: bool,
     /// One bit for each RESPONSE that came.
@@ -54,6 +59,7 @@ impl Ask {
             sent: now,
             event_num: 0,
             deadline: now.after(wait),
+            holes_up_to: None,
             takes_older: false,
             seen: [0; ASK_CREDIT_MAX as usize / 64],
             last: None,

@@ -6,8 +6,10 @@ use std::collections::VecDeque;
 
 use zerocopy::Immutable;
 use zerocopy::IntoBytes;
+use zerocopy::little_endian::U16;
 
 use crate::layout::DataLocId;
+use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::layout::limits::DATAGRAM_SIZE_MAX;
 use crate::wire;
 use crate::wire::Header;
@@ -81,13 +83,23 @@ impl Outbox {
         self.queue.push_back(Queued::Datagram { to, bytes });
     }
 
-    /// Queues a REQUEST with the checksums that it carries.
-    pub(crate) fn request(&mut self, header: &Header, body: &RequestBody, checksums: &[u32]) {
-        // A column of u32 is little-endian bytes on the wire on every machine.
+    /// Queues a REQUEST with the checksums or holes that it carries.
+    pub(crate) fn request<T: IntoBytes + Immutable>(
+        &mut self,
+        header: &Header,
+        body: &RequestBody,
+        items: impl Iterator<Item = T>,
+    ) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(header.as_bytes());
         self.bytes.extend_from_slice(body.as_bytes());
-        checksums.iter().for_each(|sum| self.bytes.extend_from_slice(&sum.to_le_bytes()));
+        let mut count = 0;
+        for item in items {
+            self.bytes.extend_from_slice(item.as_bytes());
+            count += 1;
+        }
+        let header = Header { count: U16::new(count), ..*header };
+        self.bytes[start..start + DATAGRAM_HEADER_LEN].copy_from_slice(header.as_bytes());
         wire::seal(&mut self.bytes[start..]);
         let bytes = start..self.bytes.len();
         self.queue.push_back(Queued::Datagram { to: Destination::Peer, bytes });

@@ -19,6 +19,7 @@ use crate::sync::JoinError;
 use crate::sync::LayoutWish;
 use crate::sync::Leaves;
 use crate::sync::ReportError;
+use crate::sync::Reports;
 use crate::sync::ServedLeaves;
 use crate::sync::join::session_header;
 use crate::sync::testing::MemLeaf;
@@ -185,6 +186,86 @@ fn what_a_loss_brings_follows_from_where_it_lies_in_its_period() {
         assert_eq!(came(after) - came(&before), brought, "{lost:?}");
         assert_eq!(world.server.counters().events - first, 167);
     }
+}
+
+#[test]
+fn what_changed_again_behind_a_loss_comes_by_its_event_alone() {
+    // Which EVENTs a relay's leaves came by does not follow from their revisions.
+    for (reports, brought) in [(Reports::Accept, 3), (Reports::Refuse, 12)] {
+        let mut world = World::new(6, MemTree::new(2_000, 64), 1);
+        world.config.reports = reports;
+        world.restart_server(20);
+        (0..2_000).for_each(|leaf| world.write(leaf, &[b'o'; 60]));
+        settle(&mut world);
+        let before = *world.copies[0].client.counters();
+        world.doomed = vec![world.server.counters().events + 50];
+        (0..2_000).for_each(|leaf| world.write(leaf, &[b'n'; 60]));
+        let is_lost = |world: &World| world.copies[0].client.counters().gaps > before.gaps;
+        assert!(world.run_until(SECOND, is_lost));
+        // The next period ends before a REQUEST can have come, and nine of the twelve
+        // leaves change again in it.
+        (591..2_000).for_each(|leaf| world.write(leaf, &[b'x'; 60]));
+        world.end_period();
+        settle(&mut world);
+        let after = world.copies[0].client.counters();
+        let came = |counters: &ClientCounters| counters.leaves_repaired + counters.leaves_repeated;
+        assert_eq!(after.gaps - before.gaps, 1, "{reports:?}");
+        assert_eq!(after.requests - before.requests, 1, "{reports:?}");
+        assert_eq!(came(after) - came(&before), brought, "{reports:?}");
+        assert_eq!(after.digest_mismatches, 0, "{reports:?}");
+    }
+}
+
+#[test]
+fn what_was_lost_after_a_request_is_asked_for_by_another() {
+    let mut world = World::new(6, MemTree::new(2_000, 64), 1);
+    (0..2_000).for_each(|leaf| world.write(leaf, &[b'o'; 60]));
+    settle(&mut world);
+    let before = *world.copies[0].client.counters();
+    let first = world.server.counters().events;
+    // The same leaves twice: the second time while the answer is under way.
+    world.doomed = vec![first + 50, first + 167 + 50];
+    (0..2_000).for_each(|leaf| world.write(leaf, &[b'n'; 60]));
+    let asks = |world: &World| world.copies[0].client.counters().requests > before.requests;
+    assert!(world.run_until(SECOND, asks));
+    (0..2_000).for_each(|leaf| world.write(leaf, &[b'x'; 60]));
+    world.end_period();
+    let is_lost = |world: &World| world.copies[0].client.counters().gaps == before.gaps + 2;
+    assert!(world.run_until(SECOND, is_lost));
+    settle(&mut world);
+    let after = world.copies[0].client.counters();
+    assert_eq!(after.requests - before.requests, 2);
+    assert_eq!(after.leaves_repaired - before.leaves_repaired, 12, "by the second answer");
+    assert_eq!(after.digest_mismatches, 0);
+}
+
+#[test]
+fn copies_are_equal_after_a_storm_of_short_periods() {
+    let (mut lost, mut asked) = (0, 0);
+    for seed in SEEDS {
+        let mut world = World::new(seed, MemTree::new(2_000, 64), 2);
+        (0..2_000).for_each(|leaf| world.write(leaf, &[b'o'; 60]));
+        settle(&mut world);
+        let jitter_us = if seed % 2 == 0 { 0 } else { 1_000 };
+        world.weather = Weather { loss: 0.02, duplication: 0.02, jitter_us };
+        for round in 0..200_u8 {
+            for _ in 0..300 {
+                let leaf = (world.random.next_u64() % 2_000) as u32;
+                world.write(leaf, &[round; 60]);
+            }
+            world.end_period();
+            world.run_for(Duration::from_micros(300));
+        }
+        world.weather = Weather::default();
+        settle(&mut world);
+        for copy in &world.copies {
+            let counters = copy.client.counters();
+            lost += counters.events_lost;
+            asked += counters.requests;
+            assert_eq!(counters.digest_mismatches, 0, "seed {seed}");
+        }
+    }
+    assert!(lost > 1_000 && asked > 500, "{asked} REQUESTs for {lost} EVENTs");
 }
 
 #[test]

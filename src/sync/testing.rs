@@ -528,14 +528,7 @@ impl World {
         self.now = self.now.max(due);
         self.deliver();
         if self.now >= self.next_period {
-            self.next_period = self.now.after(self.config.period);
-            let end = origin(&self.tree);
-            self.period_ends.push_back(self.tree.leaves.clone());
-            if self.period_ends.len() > PERIOD_ENDS {
-                self.period_ends.pop_front();
-            }
-            self.server.handle_changes(self.now, end, &mut self.tree);
-            self.drain_server();
+            self.end_period();
         }
         self.server.handle_timeout(self.now);
         self.drain_server();
@@ -545,6 +538,18 @@ impl World {
         self.device.handle_timeout(self.now);
         self.device.flush(self.now);
         self.drain_device();
+    }
+
+    /// Ends the period now.
+    pub(crate) fn end_period(&mut self) {
+        self.next_period = self.now.after(self.config.period);
+        let end = origin(&self.tree);
+        self.period_ends.push_back(self.tree.leaves.clone());
+        if self.period_ends.len() > PERIOD_ENDS {
+            self.period_ends.pop_front();
+        }
+        self.server.handle_changes(self.now, end, &mut self.tree);
+        self.drain_server();
     }
 
     fn run_client(&mut self, index: usize) {

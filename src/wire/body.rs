@@ -154,7 +154,8 @@ body! {
 }
 
 body! {
-    /// Body of a REQUEST; with [`crate::wire::Flags::CHECKSUMS`] one u32 a leaf follows.
+    /// Body of a REQUEST; with [`crate::wire::Flags::CHECKSUMS`] one u32 a leaf follows,
+    /// with [`crate::wire::Flags::HOLES`] the [`Hole`]s.
     RequestBody {
         /// First leaf of the range.
         first_leaf: U32,
@@ -166,6 +167,20 @@ body! {
         credit: U16,
         /// Zero.
         reserved: U16,
+    }
+}
+
+body! {
+    /// A part of the range of a REQUEST, and which of its changes were lost.
+    Hole {
+        /// First leaf of the part.
+        first_leaf: U32,
+        /// Leaves of the part.
+        leaf_count: U32,
+        /// Every change up to this revision is held.
+        since: U64,
+        /// What is above this revision came in EVENTs, or is due in one.
+        up_to: U64,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::wire::DOOR_DATAGRAM_LEN;
 use crate::wire::body::AckRefusal;
 use crate::wire::body::GroupBody;
+use crate::wire::body::Hole;
 use crate::wire::body::InitBody;
 use crate::wire::body::LayoutBody;
 use crate::wire::body::LayoutRequestBody;
@@ -32,6 +33,18 @@ use crate::wire::leaf::LeafIter;
 /// The checksums of a REQUEST, one a leaf of its range, as they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Checksums<'a>(pub &'a [U32]);
+
+/// How a REQUEST says what is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question<'a> {
+    /// By the revision in the header, up to which every change is held.
+    Since,
+    /// By the checksum of every leaf in the range.
+    Checksums(Checksums<'a>),
+    /// By the parts of the range that something was lost in: they ascend, lie within the
+    /// range and apart from each other. Everything else is held.
+    Holes(&'a [Hole]),
+}
 
 /// What a datagram says, by its type. The [`Header`] comes beside it.
 #[derive(Clone, Debug)]
@@ -54,8 +67,8 @@ pub enum Datagram<'a> {
     Event(LeafIter<'a>),
     /// TICK.
     Tick(&'a TickBody),
-    /// REQUEST and its checksums, if it carries them.
-    Request(&'a RequestBody, Option<Checksums<'a>>),
+    /// REQUEST and what it says of the leaves in its range.
+    Request(&'a RequestBody, Question<'a>),
     /// RESPONSE and its leaves.
     Response(&'a ResponseBody, LeafIter<'a>),
     /// REPORT and its leaves.
@@ -253,16 +266,35 @@ fn decode_body<'a>(
 fn decode_request<'a>(header: &Header, body: &'a [u8]) -> Result<Datagram<'a>, DecodeError> {
     let (request, tail) = prefix::<RequestBody>(body)?;
     let first = u64::from(request.first_leaf.get());
-    range(first, first + u64::from(request.leaf_count.get()), u64::from(u32::MAX))?;
-    if !Flags(header.flags.get()).has(Flags::CHECKSUMS) {
-        return Ok(Datagram::Request(request, None));
+    let end = first + u64::from(request.leaf_count.get());
+    range(first, end, u64::from(u32::MAX))?;
+    let (flags, count) = (Flags(header.flags.get()), usize::from(header.count.get()));
+    if flags.has(Flags::HOLES) {
+        let holes = items::<Hole>(tail, count)?;
+        apart(holes, first, end)?;
+        return Ok(Datagram::Request(request, Question::Holes(holes)));
     }
-    let count = usize::from(header.count.get());
+    if !flags.has(Flags::CHECKSUMS) {
+        return Ok(Datagram::Request(request, Question::Since));
+    }
     let wanted = request.leaf_count.get() as usize;
     if count != wanted {
         return Err(DecodeError::Count { expected: wanted, found: count });
     }
-    Ok(Datagram::Request(request, Some(Checksums(items::<U32>(tail, count)?))))
+    Ok(Datagram::Request(request, Question::Checksums(Checksums(items::<U32>(tail, count)?))))
+}
+
+/// Holes that lie apart cost a server no more than their range does.
+fn apart(holes: &[Hole], first: u64, end: u64) -> Result<(), DecodeError> {
+    let mut behind = first;
+    for hole in holes {
+        let start = u64::from(hole.first_leaf.get());
+        let hole_end = start + u64::from(hole.leaf_count.get());
+        range(behind, start, end)?;
+        range(start, hole_end, end)?;
+        behind = hole_end;
+    }
+    Ok(())
 }
 
 fn padded(body: &[u8]) -> Result<(), DecodeError> {

@@ -62,7 +62,7 @@ pub struct Header {
     /// EVENT, TICK with [`Flags::CLOSES_PERIOD`], RESPONSE: digest of the view at
     /// the end of its last period. COOKIE: high half of the MAC.
     pub digest: U64,
-    /// Leaves (EVENT, RESPONSE, REPORT), checksums (REQUEST) or refusals (ACK).
+    /// Leaves (EVENT, RESPONSE, REPORT), checksums or holes (REQUEST), or refusals (ACK).
     pub count: U16,
     /// [`Flags`], or the [`ByeReason`] of a BYE.
     pub flags: U16,
@@ -94,6 +94,8 @@ impl Flags {
     pub const GROUP_WANTED: u16 = 1 << 5;
     /// REQUEST: it hears the group, and needs no EVENTs and TICKs of its own.
     pub const GROUP_HEARD: u16 = 1 << 6;
+    /// REQUEST: holes follow, and only what lies in them is asked for.
+    pub const HOLES: u16 = 1 << 7;
 
     /// Whether all bits of `flag` are set.
     pub const fn has(self, flag: u16) -> bool {
@@ -231,8 +233,9 @@ mod tests {
             Flags::CHANGES_PENDING,
             Flags::GROUP_WANTED,
             Flags::GROUP_HEARD,
+            Flags::HOLES,
         ];
-        assert_eq!(all.iter().sum::<u16>(), 0b111_1111);
+        assert_eq!(all.iter().sum::<u16>(), 0b1111_1111);
         assert!(Flags(0b1001).has(Flags::LAST));
         assert!(!Flags(0b0001).has(Flags::LAST));
     }

@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 use zerocopy::FromBytes;
+use zerocopy::little_endian::U16;
 use zerocopy::little_endian::U32;
+use zerocopy::little_endian::U64;
 
 use crate::layout::limits::DATAGRAM_HEADER_LEN;
 use crate::layout::limits::DATAGRAM_SIZE_MAX;
@@ -11,9 +13,13 @@ use crate::wire::DOOR_DATAGRAM_LEN;
 use crate::wire::Datagram;
 use crate::wire::DatagramType;
 use crate::wire::DecodeError;
+use crate::wire::Flags;
 use crate::wire::Header;
+use crate::wire::Hole;
 use crate::wire::LeafError;
 use crate::wire::PROTOCOL_VERSION;
+use crate::wire::Question;
+use crate::wire::RequestBody;
 use crate::wire::decode;
 use crate::wire::encode;
 use crate::wire::samples;
@@ -74,7 +80,7 @@ fn every_type_comes_back_as_itself() {
 #[test]
 fn bodies_come_back_with_their_fields() {
     let bytes = samples::of(DatagramType::Request);
-    let Ok((_, Datagram::Request(request, Some(checksums)))) = decode(&bytes) else {
+    let Ok((_, Datagram::Request(request, Question::Checksums(checksums)))) = decode(&bytes) else {
         panic!("not a request with checksums")
     };
     assert_eq!((request.first_leaf.get(), request.credit.get()), (7, 16));
@@ -187,6 +193,51 @@ fn a_request_whose_counts_disagree_is_an_error() {
     assert_eq!(decode(&with(request(), 56, &[1, 0])).unwrap_err(), count(2, 1));
     let huge = with(request(), 68, &[0xff; 4]);
     assert!(matches!(decode(&huge).unwrap_err(), DecodeError::Range { .. }));
+}
+
+/// A REQUEST for leaves 7 to 9 with holes of a leaf that begin at these.
+fn with_holes(at: &[u32]) -> Vec<u8> {
+    let header = Header {
+        count: U16::new(at.len() as u16),
+        flags: U16::new(Flags::HOLES),
+        ..samples::header(DatagramType::Request)
+    };
+    let body = RequestBody {
+        first_leaf: U32::new(7),
+        leaf_count: U32::new(3),
+        request_id: U32::new(8),
+        credit: U16::new(16),
+        reserved: U16::ZERO,
+    };
+    let hole = |first: &u32| Hole {
+        first_leaf: U32::new(*first),
+        leaf_count: U32::new(1),
+        since: U64::new(5),
+        up_to: U64::new(6),
+    };
+    let holes: Vec<Hole> = at.iter().map(hole).collect();
+    let mut bytes = Vec::new();
+    encode(&mut bytes, &header, &body, zerocopy::IntoBytes::as_bytes(&holes[..]), 0);
+    bytes
+}
+
+#[test]
+fn holes_lie_apart_ascending_and_within_their_request() {
+    let bytes = with_holes(&[7, 9]);
+    let Ok((_, Datagram::Request(_, Question::Holes([one, other])))) = decode(&bytes) else {
+        panic!("not a request with two holes")
+    };
+    assert_eq!((one.first_leaf.get(), other.first_leaf.get()), (7, 9));
+    assert_eq!((one.since.get(), one.up_to.get()), (5, 6));
+    assert!(decode(&with_holes(&[7, 8, 9])).is_ok(), "they may touch");
+    assert!(decode(&with_holes(&[])).is_ok());
+    for wrong in [&[6_u32][..], &[10], &[9, 7], &[8, 8], &[u32::MAX]] {
+        let found = decode(&with_holes(wrong)).map(drop);
+        assert!(matches!(found, Err(DecodeError::Range { .. })), "{wrong:?}: {found:?}");
+    }
+    let more = with(with_holes(&[7, 9]), 56, &[3, 0]);
+    let expected = DecodeError::Count { expected: 3, found: 2 };
+    assert_eq!(decode(&more).unwrap_err(), expected);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod samples;
 
 pub use body::AckRefusal;
 pub use body::GroupBody;
+pub use body::Hole;
 pub use body::INIT_FILTER_LEN_MAX;
 pub use body::InitBody;
 pub use body::LayoutBody;
@@ -29,6 +30,7 @@ pub use body::WelcomeBody;
 pub use decode::Checksums;
 pub use decode::Datagram;
 pub use decode::DecodeError;
+pub use decode::Question;
 pub use decode::decode;
 pub use encode::Packet;
 pub use encode::encode;

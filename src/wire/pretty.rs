@@ -6,8 +6,8 @@ use crate::wire::body::GroupBody;
 use crate::wire::body::RequestBody;
 use crate::wire::body::ResponseBody;
 use crate::wire::body::WelcomeBody;
-use crate::wire::decode::Checksums;
 use crate::wire::decode::Datagram;
+use crate::wire::decode::Question;
 use crate::wire::decode::decode;
 use crate::wire::header::ByeReason;
 use crate::wire::header::DatagramType;
@@ -75,7 +75,7 @@ fn body(f: &mut fmt::Formatter<'_>, header: &Header, datagram: Datagram<'_>) -> 
             leaf_ids(f, leaves)
         }
         Datagram::Tick(_) => standing(f, header),
-        Datagram::Request(request, checksums) => question(f, header, request, checksums),
+        Datagram::Request(request, asked) => question(f, header, request, asked),
         Datagram::Response(response, leaves) => answer(f, header, response, leaves),
         Datagram::Report(leaves) => {
             write!(f, " sequence={event_num}")?;
@@ -114,16 +114,25 @@ fn question(
     f: &mut fmt::Formatter<'_>,
     header: &Header,
     request: &RequestBody,
-    checksums: Option<Checksums<'_>>,
+    asked: Question<'_>,
 ) -> fmt::Result {
     write!(
         f,
         " id={} first_leaf={} leaf_count={} credit={}",
         request.request_id, request.first_leaf, request.leaf_count, request.credit,
     )?;
-    match checksums {
-        Some(checksums) => write!(f, " checksums={}", checksums.0.len()),
-        None => write!(f, " since={}", header.watermark),
+    match asked {
+        Question::Checksums(checksums) => write!(f, " checksums={}", checksums.0.len()),
+        Question::Since => write!(f, " since={}", header.watermark),
+        Question::Holes(holes) => {
+            write!(f, " holes=[")?;
+            for (position, hole) in holes.iter().enumerate() {
+                let gap = if position == 0 { "" } else { " " };
+                let (first, count) = (hole.first_leaf, hole.leaf_count);
+                write!(f, "{gap}{first}+{count}@{}..{}", hole.since, hole.up_to)?;
+            }
+            f.write_str("]")
+        }
     }
 }
 

@@ -36,6 +36,7 @@ use crate::sync::join::bye;
 use crate::sync::join::session_header;
 use crate::sync::join::silence_limit;
 use crate::sync::layout_pull::LayoutPull;
+use crate::sync::outbox::Destination;
 use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
 use crate::sync::round_trip::RoundTrip;
@@ -509,7 +510,8 @@ impl Device {
             credit: U16::new(1),
             reserved: U16::ZERO,
         };
-        self.outbox.request(&session_header(joined, DatagramType::Request), &body, &[]);
+        let header = session_header(joined, DatagramType::Request);
+        self.outbox.datagram(Destination::Peer, &header, &body, &[], 0);
         self.last_sent = now;
     }
 }

@@ -21,11 +21,13 @@ use crate::sync::follow::LEASE_REQUEST_ID;
 use crate::sync::follow::REPAIRS_MAX;
 use crate::sync::join::session_header;
 use crate::sync::leaves::ReplicaLeaves;
+use crate::sync::outbox::Destination;
 use crate::sync::span::Known;
 use crate::sync::span::Span;
 use crate::wire::DatagramType;
 use crate::wire::Flags;
 use crate::wire::Header;
+use crate::wire::Hole;
 use crate::wire::RequestBody;
 
 /// What the kernel charges to a receive buffer for a datagram beyond its bytes,
@@ -81,8 +83,19 @@ impl Follower {
             return false;
         }
         let asked = self.asks.iter().map(|ask| &ask.range);
-        let Some(stale) = self.spans.next_stale(asked, free) else { return false };
-        if !stale.known.is_revision() && self.asks.len() >= ASKS_MAX {
+        let (mut holes, mut leaves, mut most) = (0, 0_u32, 0);
+        let takes = |part: &Span| {
+            if holes == 0 {
+                let answers = credit.min(ASK_CREDIT_MAX) - 1;
+                most = answers.saturating_mul(self.leaves_per_answer(part.first, tree));
+            }
+            holes += 1;
+            leaves = leaves.saturating_add(part.end - part.first);
+            holes <= self.holes_max() && leaves <= most
+        };
+        let Some(stale) = self.spans.next_stale(asked, free, takes) else { return false };
+        let is_hole = matches!(stale.known, Known::Between(_));
+        if !stale.known.is_revision() && !is_hole && self.asks.len() >= ASKS_MAX {
             return false;
         }
         // Repairs leave no even shares: the last one may get less.
@@ -100,6 +113,13 @@ impl Follower {
                 let needed = (stale.end - stale.first).saturating_add(1);
                 (stale.first..stale.end, Method::Since(revision), credit.min(needed))
             }
+            (Known::Between(_), None) => {
+                let range = stale.first..stale.end;
+                let parts = self.spans.holes(range.clone()).map(|(part, _)| part.end - part.start);
+                // Each RESPONSE brings so many at least, the last one perhaps none.
+                let needed = parts.sum::<u32>().div_ceil(self.leaves_per_answer(stale.first, tree));
+                (range, Method::Holes, credit.min(needed + 1))
+            }
             (Known::Unknown | Known::Live, None) => {
                 let end = stale.end.min(stale.first.saturating_add(self.checksums_max()));
                 (stale.first..end, Method::Checksums, share)
@@ -112,13 +132,18 @@ impl Follower {
     /// The part of a fresh span that one of several REQUESTs asks for: a quarter
     /// of what is left, but no less than what its credit brings.
     fn cut<T: ReplicaLeaves>(&self, stale: &Span, share: u32, tree: &T) -> Range<u32> {
-        let parents = tree.parents();
-        let owner = parents.iter().find(|parent| parent.leaves().contains(&stale.first));
-        let leaf_len = leaf_wire_len(owner.map_or(0, |parent| parent.capacity.get() as usize));
-        let room = self.joined.datagram_size - DATAGRAM_HEADER_LEN - RESPONSE_BODY_LEN;
-        let brings = share.saturating_mul(u32::try_from(room / leaf_len).unwrap_or(1).max(1));
+        let brings = share.saturating_mul(self.leaves_per_answer(stale.first, tree));
         let quarter = (stale.end - stale.first).div_ceil(ASKS_MAX as u32);
         stale.first..stale.end.min(stale.first.saturating_add(quarter.max(brings)))
+    }
+
+    /// Leaves that a RESPONSE brings if they are as large as this one can be.
+    fn leaves_per_answer<T: ReplicaLeaves>(&self, leaf: u32, tree: &T) -> u32 {
+        let parents = tree.parents();
+        let owner = parents.iter().find(|parent| parent.leaves().contains(&leaf));
+        let leaf_len = leaf_wire_len(owner.map_or(0, |parent| parent.capacity.get() as usize));
+        let room = self.joined.datagram_size - DATAGRAM_HEADER_LEN - RESPONSE_BODY_LEN;
+        u32::try_from(room / leaf_len).unwrap_or(1).max(1)
     }
 
     fn ask<T: ReplicaLeaves>(
@@ -139,6 +164,7 @@ impl Follower {
         // for newer was never made, or was lost by the server.
         ask.takes_older = self.mismatches_in_row > 1;
         ask.event_num = self.expected - 1;
+        ask.holes_up_to = (method == Method::Holes).then_some(self.run_start);
         self.asks.push(ask);
         self.request(desk, id, range, credit, method, tree);
         desk.counters.requests += 1;
@@ -154,15 +180,17 @@ impl Follower {
         method: Method,
         tree: &T,
     ) {
-        let (checksums, since) = match method {
-            Method::Checksums => (tree.checksums().get(to_usize(&range)).unwrap_or(&[]), 0),
-            Method::Since(revision) => (&[][..], revision.0),
+        let (flags, since) = match method {
+            Method::Checksums => (Flags::CHECKSUMS, Revision::ZERO),
+            Method::Since(revision) => (0, revision),
+            Method::Holes => {
+                let since = self.spans.holes(range.clone()).map(|(_, lost)| lost.since).min();
+                (Flags::HOLES, since.unwrap_or_default())
+            }
         };
-        let flags = if method == Method::Checksums { Flags::CHECKSUMS } else { 0 };
         let header = Header {
             event_num: U64::new(self.expected - 1),
-            watermark: U64::new(since),
-            count: U16::new(u16::try_from(checksums.len()).unwrap_or(u16::MAX)),
+            watermark: U64::new(since.0),
             flags: U16::new(flags | desk.ear.flags()),
             ..session_header(&self.joined, DatagramType::Request)
         };
@@ -173,7 +201,22 @@ impl Follower {
             credit: U16::new(u16::try_from(credit).unwrap_or(u16::MAX)),
             reserved: U16::ZERO,
         };
-        desk.outbox.request(&header, &body, checksums);
+        match method {
+            Method::Checksums => {
+                let checksums = tree.checksums().get(to_usize(&range)).unwrap_or(&[]);
+                desk.outbox.request(&header, &body, checksums.iter().map(|sum| U32::new(*sum)));
+            }
+            Method::Holes => {
+                let holes = self.spans.holes(range).map(|(part, lost)| Hole {
+                    first_leaf: U32::new(part.start),
+                    leaf_count: U32::new(part.end - part.start),
+                    since: U64::new(lost.since.0),
+                    up_to: U64::new(lost.up_to.0),
+                });
+                desk.outbox.request(&header, &body, holes);
+            }
+            Method::Since(_) => desk.outbox.datagram(Destination::Peer, &header, &body, &[], 0),
+        }
         self.last_sent = desk.now;
     }
 
@@ -218,8 +261,17 @@ impl Follower {
 
     /// Checksums that one REQUEST carries.
     fn checksums_max(&self) -> u32 {
-        let room = self.joined.datagram_size - DATAGRAM_HEADER_LEN - size_of::<RequestBody>();
-        u32::try_from(room / size_of::<u32>()).unwrap_or(u32::MAX)
+        u32::try_from(self.request_room() / size_of::<u32>()).unwrap_or(u32::MAX)
+    }
+
+    /// Holes that one REQUEST carries.
+    fn holes_max(&self) -> usize {
+        self.request_room() / size_of::<Hole>()
+    }
+
+    /// Bytes behind the body of a REQUEST.
+    fn request_room(&self) -> usize {
+        self.joined.datagram_size - DATAGRAM_HEADER_LEN - size_of::<RequestBody>()
     }
 
     /// The range of all wanted leaves, if one REQUEST carries their checksums.

@@ -23,6 +23,7 @@ use crate::sync::join::Joined;
 use crate::sync::leaves::ReplicaLeaves;
 use crate::sync::outbox::Outbox;
 use crate::sync::round_trip::RoundTrip;
+use crate::sync::span::Gap;
 use crate::sync::span::Known;
 use crate::sync::span::Spans;
 use crate::sync::time::RandomSource;
@@ -218,11 +219,12 @@ impl Follower {
     pub(crate) fn rejoin<T: ReplicaLeaves>(&mut self, joined: Joined, tree: &mut T, now: Time) {
         let closed = self.closed;
         let life = self.joined.life;
-        self.spans.map(|known| match if known == Known::Live { closed } else { known } {
-            Known::Since(watermark) if is_of_history(tree, life, watermark, &joined) => {
-                Known::Since(watermark)
+        self.spans.map(|known| {
+            let known = if known == Known::Live { closed } else { known.as_since() };
+            match known {
+                Known::Since(watermark) if is_of_history(tree, life, watermark, &joined) => known,
+                _ => Known::Unknown,
             }
-            _ => Known::Unknown,
         });
         self.joined = joined;
         self.expected = joined.event_num + 1;
@@ -269,7 +271,7 @@ impl Follower {
     pub(crate) fn watermark(&self) -> Revision {
         let live = match self.closed {
             Known::Since(revision) => revision,
-            Known::Live | Known::Unknown => Revision::ZERO,
+            Known::Live | Known::Between(_) | Known::Unknown => Revision::ZERO,
         };
         self.spans.watermark(live)
     }
@@ -313,7 +315,7 @@ impl Follower {
             // Lost at once, and not when the next number shows the gap: its other
             // leaves are held already, so until then no digest would fit.
             desk.counters.leaves_damaged += 1;
-            self.hear_of(desk, event_num);
+            self.hear_of(desk, header);
             return;
         }
         if event_num < self.expected {
@@ -323,7 +325,7 @@ impl Follower {
         if event_num > self.expected {
             let is_of_period = self.tail.is_some_and(|tail| tail.is_of_period(header));
             let before = ids.as_ref().filter(|_| is_of_period).map(|ids| *ids.start());
-            self.lost_before(desk, event_num, before);
+            self.lost_before(desk, Gap::before(event_num, header), before);
         }
         desk.counters.events += 1;
         self.expected = event_num + 1;
@@ -342,7 +344,7 @@ impl Follower {
     ) {
         let event_num = header.event_num.get();
         if event_num >= self.expected {
-            self.lost_before(desk, event_num + 1, None);
+            self.lost_before(desk, Gap::before(event_num + 1, header), None);
         }
         let is_current = event_num + 1 == self.expected;
         if is_current && Flags(header.flags.get()).has(Flags::CLOSES_PERIOD) {
@@ -364,12 +366,18 @@ impl Follower {
         if lost.is_empty() { EVERY_LEAF } else { lost }
     }
 
-    /// The EVENTs from `expected` up to the one before `next` did not come.
+    /// The EVENTs from `expected` up to the end of the gap did not come.
     /// `before` as in [`Follower::lost_leaves`].
-    fn lost_before(&mut self, desk: &mut Desk<'_>, next: u64, before: Option<u32>) {
+    fn lost_before(&mut self, desk: &mut Desk<'_>, gap: Gap, before: Option<u32>) {
+        let next = gap.next;
         desk.counters.gaps += 1;
         desk.counters.events_lost = desk.counters.events_lost.saturating_add(next - self.expected);
-        self.spans.fall_back(self.lost_leaves(next, before), self.closed);
+        let lost = self.lost_leaves(next, before);
+        // Where many are lost that can lie anywhere, losses come thick: an answer that says
+        // how all stands now gets further, however often it is overtaken.
+        let is_heavy = lost == EVERY_LEAF && next > self.expected + 1;
+        let gap = Gap { up_to: gap.up_to.filter(|_| !is_heavy), ..gap };
+        self.spans.fall_back(lost, self.closed, gap);
         self.is_all_asked = false;
         self.expected = next;
         self.run_start = next;
@@ -459,7 +467,7 @@ impl Follower {
         }
         if is_lease {
             desk.ear.answered(desk.now, body.first_leaf.get());
-            self.hear_of(desk, event_num);
+            self.hear_of(desk, header);
             return;
         }
         let takes_older = position.is_some_and(|index| self.asks[index].takes_older);
@@ -481,7 +489,7 @@ impl Follower {
         }
         let Some(index) = position else {
             desk.counters.responses_late += 1;
-            self.hear_of(desk, event_num);
+            self.hear_of(desk, header);
             return;
         };
         if !is_whole {
@@ -497,9 +505,10 @@ impl Follower {
     /// Takes note of the server's last EVENT at the time of a RESPONSE, also of one
     /// that brings nothing: EVENTs up to it were sent before it. If they did not come,
     /// the copy is not in sync, whatever comes late.
-    fn hear_of(&mut self, desk: &mut Desk<'_>, event_num: u64) {
+    fn hear_of(&mut self, desk: &mut Desk<'_>, header: &Header) {
+        let event_num = header.event_num.get();
         if event_num >= self.expected {
-            self.lost_before(desk, event_num + 1, None);
+            self.lost_before(desk, Gap::before(event_num + 1, header), None);
         }
     }
 
@@ -512,18 +521,24 @@ impl Follower {
         body: &ResponseBody,
     ) {
         let event_num = header.event_num.get();
-        self.hear_of(desk, event_num);
+        self.hear_of(desk, header);
+        let holes_up_to = self.asks[index].holes_up_to;
         let asked = &self.asks[index].range;
         let first = body.first_leaf.get().clamp(asked.start, asked.end);
         let next = body.next_leaf.get().clamp(first, asked.end);
         let flags = Flags(header.flags.get());
         let is_live = event_num + 1 >= self.run_start;
         let closed = self.closed_at(header);
-        self.spans.learn(first..next, if is_live { Known::Live } else { closed });
+        match holes_up_to {
+            // What was hit again since then is not mended: the answer leaves out what
+            // later EVENTs brought.
+            Some(up_to) => self.spans.fill(first..next, up_to),
+            None => self.spans.learn(first..next, if is_live { Known::Live } else { closed }),
+        }
         if event_num + 1 == self.expected {
             self.closed = closed;
         }
-        if is_live && flags.has(Flags::CHANGES_PENDING) {
+        if (is_live || holes_up_to.is_some()) && flags.has(Flags::CHANGES_PENDING) {
             self.comparable_from = self.comparable_from.max(event_num + 1);
         }
     }
@@ -638,6 +653,15 @@ fn is_of_history<T: ReplicaLeaves>(
 ) -> bool {
     let newest = tree.newest_revision().max(watermark);
     life == joined.life || (joined.life_start.life() == life && newest <= joined.life_start)
+}
+
+impl Gap {
+    /// The gap before EVENT `next`, as a datagram shows it: its period ended with those of
+    /// the EVENTs that did not come, or later.
+    fn before(next: u64, header: &Header) -> Gap {
+        let watermark = Revision(header.watermark.get());
+        Gap { next, up_to: source_in_sync(header).then_some(watermark) }
+    }
 }
 
 /// When an older leaf of this datagram is taken, but for R33.

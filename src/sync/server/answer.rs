@@ -4,6 +4,7 @@
 //! server's limit and the client's budget, whichever is least.
 
 use core::net::SocketAddr;
+use core::ops::Range;
 use core::ops::RangeInclusive;
 
 use zerocopy::IntoBytes;
@@ -22,17 +23,21 @@ use crate::sync::outbox::Destination;
 use crate::sync::outbox::Outbox;
 use crate::sync::outbox::Queued;
 use crate::sync::packing::Packer;
+use crate::sync::server::Reports;
 use crate::sync::server::Server;
 use crate::sync::server::commit::Due;
 use crate::sync::time::Time;
 use crate::sync::view::Selection;
 use crate::wire::AckRefusal;
+use crate::wire::Checksums;
 use crate::wire::DatagramType;
 use crate::wire::Flags;
 use crate::wire::Header;
+use crate::wire::Hole;
 use crate::wire::LayoutBody;
 use crate::wire::LeafIter;
 use crate::wire::Packet;
+use crate::wire::Question;
 use crate::wire::RefusalReason;
 use crate::wire::ResponseBody;
 
@@ -42,9 +47,9 @@ pub(super) struct Asked<'a> {
     pub(super) first: u32,
     pub(super) count: u32,
     pub(super) credit: u16,
+    /// What a REQUEST without checksums and holes names.
     pub(super) since: Revision,
-    /// One checksum a leaf of the range.
-    pub(super) checksums: Option<&'a [U32]>,
+    pub(super) question: Question<'a>,
 }
 
 impl Server {
@@ -77,8 +82,13 @@ impl Server {
         let nothing = Selection::all(0);
         let selection = view.map_or(&nothing, |view| &view.selection);
         let room = self.config.datagram_size - DATAGRAM_HEADER_LEN - RESPONSE_BODY_LEN;
+        let bound = match self.config.reports {
+            Reports::Accept => Bound::Kept,
+            Reports::Refuse => Bound::Ignored,
+        };
+        let outbox = &mut self.outbox;
         let mut planner =
-            ResponsePlan::new(header, asked.id, asked.first, room, credit, &mut self.outbox);
+            ResponsePlan::new(header, asked.id, asked.first, room, credit, bound, outbox);
         planner.fill(asked, selection, tree);
         let (packets, segment, leaves) = planner.finish();
         let count = packets.len() as u64;
@@ -87,7 +97,8 @@ impl Server {
             session.budget.take(count);
         }
         self.counters.requests += 1;
-        self.counters.requests_with_checksums += u64::from(asked.checksums.is_some());
+        self.counters.requests_with_checksums +=
+            u64::from(matches!(asked.question, Question::Checksums(_)));
         self.counters.responses += count;
         self.counters.leaves_repaired += leaves;
     }
@@ -266,7 +277,17 @@ struct ResponsePlan<'a> {
     packer: Packer,
     leaves: u64,
     is_pending: bool,
+    bound: Bound,
     outbox: &'a mut Outbox,
+}
+
+/// Whether the EVENTs of a view bring no leaf above the watermark that they name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bound {
+    /// They do not: what a hole leaves out came in later ones.
+    Kept,
+    /// They may, as a relay's copy runs ahead of its watermark.
+    Ignored,
 }
 
 /// Whether there is credit left.
@@ -282,6 +303,7 @@ impl<'a> ResponsePlan<'a> {
         first_leaf: u32,
         room: usize,
         credit: u64,
+        bound: Bound,
         outbox: &'a mut Outbox,
     ) -> ResponsePlan<'a> {
         let packer = Packer::new(room, outbox.leaves.len());
@@ -295,33 +317,81 @@ impl<'a> ResponsePlan<'a> {
             packer,
             leaves: 0,
             is_pending: false,
+            bound,
             outbox,
         }
     }
 
     fn fill(&mut self, asked: &Asked<'_>, selection: &Selection, tree: &impl ServedLeaves) {
         let end = asked.first.saturating_add(asked.count).min(tree.leaf_count());
-        for range in &selection.ranges {
-            let from = range.start.max(asked.first);
-            let to = range.end.min(end);
-            if from >= to {
-                continue;
+        let all = asked.first..end;
+        let any = Revision(u64::MAX);
+        let room = match asked.question {
+            Question::Checksums(Checksums(theirs)) => {
+                self.fill_part(all, selection, |plan, part| {
+                    plan.compare(asked.first, part, theirs, tree)
+                })
             }
-            let room = match asked.checksums {
-                Some(checksums) => self.compare(asked.first, from..to, checksums, tree),
-                None => self.changed_since(asked.since, from..to, tree),
+            Question::Since => self.fill_part(all, selection, |plan, part| {
+                plan.changed_within(asked.since, any, part, tree)
+            }),
+            Question::Holes(holes) => self.fill_holes(holes, end, selection, tree),
+        };
+        if matches!(room, Room::Left) {
+            self.close(end.max(self.first_leaf), Flags::LAST);
+        }
+    }
+
+    fn fill_holes(
+        &mut self,
+        holes: &[Hole],
+        end: u32,
+        selection: &Selection,
+        tree: &impl ServedLeaves,
+    ) -> Room {
+        for hole in holes {
+            let first = hole.first_leaf.get();
+            let part = first..first.saturating_add(hole.leaf_count.get()).min(end);
+            let since = Revision(hole.since.get());
+            let up_to = match self.bound {
+                Bound::Kept => Revision(hole.up_to.get()),
+                Bound::Ignored => Revision(u64::MAX),
             };
+            let room = self.fill_part(part, selection, |plan, part| {
+                plan.changed_within(since, up_to, part, tree)
+            });
             if matches!(room, Room::Gone) {
-                return;
+                return Room::Gone;
             }
         }
-        self.close(end.max(self.first_leaf), Flags::LAST);
+        Room::Left
+    }
+
+    /// Fills in what differs in a part of the tree, cut to the view.
+    fn fill_part(
+        &mut self,
+        part: Range<u32>,
+        selection: &Selection,
+        mut differs: impl FnMut(&mut Self, Range<u32>) -> Room,
+    ) -> Room {
+        if part.is_empty() {
+            return Room::Left;
+        }
+        let ranges = &selection.ranges;
+        let from = ranges.partition_point(|range| range.end <= part.start);
+        for range in ranges[from..].iter().take_while(|range| range.start < part.end) {
+            let cut = range.start.max(part.start)..range.end.min(part.end);
+            if matches!(differs(self, cut), Room::Gone) {
+                return Room::Gone;
+            }
+        }
+        Room::Left
     }
 
     fn compare(
         &mut self,
         first: u32,
-        range: core::ops::Range<u32>,
+        range: Range<u32>,
         theirs: &[U32],
         tree: &impl ServedLeaves,
     ) -> Room {
@@ -341,15 +411,19 @@ impl<'a> ResponsePlan<'a> {
         if is_gone { Room::Gone } else { Room::Left }
     }
 
-    fn changed_since(
+    /// Leaves that changed between two revisions. One that changed again came in a later
+    /// EVENT, or is due in the next one: then its flag is set, and it counts as left out.
+    fn changed_within(
         &mut self,
         since: Revision,
-        range: core::ops::Range<u32>,
+        up_to: Revision,
+        range: Range<u32>,
         tree: &impl ServedLeaves,
     ) -> Room {
         let mut from = range.start;
         while let Some(leaf) = tree.next_changed_since(from, range.end, since) {
-            if matches!(self.add(leaf, tree), Room::Gone) {
+            let is_wanted = tree.revision(leaf) <= up_to || tree.is_changed(leaf);
+            if is_wanted && matches!(self.add(leaf, tree), Room::Gone) {
                 return Room::Gone;
             }
             from = leaf.0 + 1;
@@ -395,7 +469,7 @@ impl<'a> ResponsePlan<'a> {
     }
 
     /// The packets planned, the size of the largest, the leaves in them.
-    fn finish(self) -> (core::ops::Range<usize>, usize, u64) {
+    fn finish(self) -> (Range<usize>, usize, u64) {
         let segment = DATAGRAM_HEADER_LEN + RESPONSE_BODY_LEN + self.packer.largest();
         (self.start..self.outbox.packets.len(), segment, self.leaves)
     }

@@ -321,14 +321,14 @@ impl Server {
             Datagram::LayoutRequest(request) => {
                 self.answer_layout(now, from, request.offset.get(), request.credit.get(), tree);
             }
-            Datagram::Request(request, checksums) => {
+            Datagram::Request(request, question) => {
                 let asked = Asked {
                     id: request.request_id.get(),
                     first: request.first_leaf.get(),
                     count: request.leaf_count.get(),
                     credit: request.credit.get(),
                     since: Revision(header.watermark.get()),
-                    checksums: checksums.map(|checksums| checksums.0),
+                    question,
                 };
                 self.redirect(from, Delivery::asked(Flags(header.flags.get())));
                 self.answer_request(now, from, &asked, tree);

@@ -28,6 +28,7 @@ use mapleaf::wire::DatagramType;
 use mapleaf::wire::Flags;
 use mapleaf::wire::GroupBody;
 use mapleaf::wire::Header;
+use mapleaf::wire::Question;
 use mapleaf::wire::TickBody;
 
 use super::input::Input;
@@ -356,10 +357,11 @@ impl World {
         let (header, datagram) = wire::decode(bytes).expect("what a client sends can be read");
         match datagram {
             Datagram::Hello | Datagram::Init(_) => self.door.nonce = header.channel.get(),
-            Datagram::Request(body, checksums) => {
+            Datagram::Request(body, question) => {
                 let range = u64::from(body.first_leaf.get()) + u64::from(body.leaf_count.get());
                 assert!(range <= u64::from(LEAVES), "leaves that there are");
-                assert!(checksums.is_none() || body.leaf_count.get() > 0);
+                assert!(question == Question::Since || body.leaf_count.get() > 0);
+                assert!(question != Question::Holes(&[]), "it asks for something");
                 self.check_flags(Flags(header.flags.get()));
                 self.request_ids.push(body.request_id.get());
                 if self.request_ids.len() > 4 {

@@ -21,6 +21,7 @@ use mapleaf::wire::Header;
 use mapleaf::wire::LeafIter;
 use mapleaf::wire::PROTOCOL_VERSION;
 use mapleaf::wire::Pretty;
+use mapleaf::wire::Question;
 
 /// The first byte says what is put right of the bytes behind it.
 const RIGHT_HEADER: u8 = 1;
@@ -224,8 +225,12 @@ fn encode_into(out: &mut Vec<u8>, header: &Header, datagram: &Datagram<'_>) -> O
         Datagram::LayoutRequest(body) => wire::encode(out, header, *body, &[], 0),
         Datagram::Layout(body, piece) => wire::encode(out, header, *body, piece, 0),
         Datagram::Tick(body) => wire::encode(out, header, *body, &[], 0),
-        Datagram::Request(body, checksums) => {
-            let tail = checksums.map_or(&[][..], |checksums| checksums.0.as_bytes());
+        Datagram::Request(body, question) => {
+            let tail = match question {
+                Question::Since => &[][..],
+                Question::Checksums(checksums) => checksums.0.as_bytes(),
+                Question::Holes(holes) => holes.as_bytes(),
+            };
             wire::encode(out, header, *body, tail, 0)
         }
         Datagram::Ack(refusals) => wire::encode(out, header, &(), refusals.as_bytes(), 0),

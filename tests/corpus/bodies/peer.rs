@@ -14,6 +14,7 @@ use mapleaf::wire::DOOR_DATAGRAM_LEN;
 use mapleaf::wire::DatagramType;
 use mapleaf::wire::Flags;
 use mapleaf::wire::Header;
+use mapleaf::wire::Hole;
 use mapleaf::wire::LayoutBody;
 use mapleaf::wire::PROTOCOL_VERSION;
 use mapleaf::wire::RequestBody;
@@ -240,6 +241,26 @@ fn response(request_ids: &[u32], input: &mut Input<'_>) -> ResponseBody {
     }
 }
 
+/// Holes that lie apart, as far as the input does not say otherwise.
+fn with_holes(header: &Header, body: &RequestBody, input: &mut Input<'_>) -> Vec<u8> {
+    let mut behind = body.first_leaf.get();
+    let holes: Vec<Hole> = (0..input.u8() % 8)
+        .map(|_| {
+            let first = behind.saturating_add(u32::from(input.u8() % 8));
+            let count = u32::from(input.u8() % 8);
+            behind = first.saturating_add(count);
+            Hole {
+                first_leaf: U32::new(first),
+                leaf_count: U32::new(count),
+                since: U64::new(header.watermark.get()),
+                up_to: U64::new(header.watermark.get().saturating_add(u64::from(input.u8()))),
+            }
+        })
+        .collect();
+    let header = Header { count: U16::new(holes.len() as u16), ..*header };
+    finished(&header, &[body.as_bytes(), holes.as_bytes()].concat())
+}
+
 fn request(header: &Header, input: &mut Input<'_>) -> Vec<u8> {
     let (first, count) = (input.u8(), input.u8());
     let body = RequestBody {
@@ -249,6 +270,9 @@ fn request(header: &Header, input: &mut Input<'_>) -> Vec<u8> {
         credit: U16::new(input.near(2) as u16),
         reserved: U16::ZERO,
     };
+    if Flags(header.flags.get()).has(Flags::HOLES) {
+        return with_holes(header, &body, input);
+    }
     if !Flags(header.flags.get()).has(Flags::CHECKSUMS) {
         return finished(header, body.as_bytes());
     }
