@@ -94,9 +94,9 @@ impl Index {
     /// Asks for what is known of a leaf, which is replaced soon.
     #[inline]
     pub(crate) fn prefetch(&self, leaf: DataLocId) {
-        self.checksums.get(leaf.index()).into_iter().for_each(kernel::prefetch);
-        self.revisions.as_slice().get(leaf.index()).into_iter().for_each(kernel::prefetch);
-        self.data_sizes.get(leaf.index()).into_iter().for_each(kernel::prefetch);
+        kernel::prefetch(self.checksums.as_ptr().wrapping_add(leaf.index()));
+        kernel::prefetch(self.revisions.as_slice().as_ptr().wrapping_add(leaf.index()));
+        kernel::prefetch(self.data_sizes.as_ptr().wrapping_add(leaf.index()));
     }
 
     #[inline]

@@ -104,11 +104,15 @@ impl Map {
         }
     }
 
-    /// Asks for the cache lines from a multiple of 8 on, which are stored to soon.
-    #[inline]
+    /// Asks for the cache lines from the begin of one on, which are used soon. Nothing is
+    /// checked: what lies outside of the mapping is asked for in vain.
+    #[inline(always)]
     pub(crate) fn prefetch(&self, offset: usize, len: usize) {
-        for word in self.words(offset, len.div_ceil(WORD)).iter().step_by(LINE / WORD) {
-            kernel::prefetch(word);
+        let mut line = self.raw.as_ptr().wrapping_add(offset);
+        let end = line.wrapping_add(len);
+        while line < end {
+            kernel::prefetch(line);
+            line = line.wrapping_add(LINE);
         }
     }
 
