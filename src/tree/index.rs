@@ -78,7 +78,7 @@ impl Index {
     }
 
     /// Enters a leaf whose part of the digests is `old` so far.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put(&mut self, record: &Record, head: &LeafHead, old: Digest) {
         let (leaf, revision) = (record.leaf, Revision(head.revision.get()));
         let new = Digest::of_leaf(leaf, revision, head.checksum.get());
