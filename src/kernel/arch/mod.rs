@@ -43,16 +43,17 @@ pub enum ChecksumKernel {
     Crc(aarch64::ArmCrc),
 }
 
-/// Asks for the cache line at `place`, which is needed soon. Nothing happens where the
-/// processor has no stable instruction for it.
-#[inline]
-pub fn prefetch<T>(place: &T) {
+/// Asks for the cache line at `place`, which is needed soon; it need not exist. Nothing
+/// happens where the processor has no stable instruction for it.
+#[inline(always)]
+pub fn prefetch<T>(place: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use core::arch::x86_64::_MM_HINT_T0;
         use core::arch::x86_64::_mm_prefetch;
-        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing that a program sees.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(place).cast()) };
+        // SAFETY: SSE is part of x86-64, and a prefetch of any address reads nothing that a
+        // program sees, and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;

@@ -254,10 +254,6 @@ impl Follower {
         self.asks.clear();
     }
 
-    pub(crate) fn is_in_sync(&self) -> bool {
-        self.is_in_sync
-    }
-
     pub(crate) fn progress(&self) -> Progress {
         Progress {
             held_leaves: self.spans.held_count(),
@@ -276,10 +272,19 @@ impl Follower {
 
     // What comes.
 
-    /// Whether an EVENT came whose number the server never gave: the run is false,
-    /// and so is what was taken for live. Asking clears it.
-    pub(crate) fn take_false_run(&mut self) -> bool {
-        core::mem::take(&mut self.is_false_run)
+    /// Makes the REQUESTs that are due and says whether the copy is in sync. Nothing if an
+    /// EVENT came whose number the server never gave: the run is false, and so is what
+    /// was taken for live.
+    pub(crate) fn conclude<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        tree: &mut T,
+    ) -> Option<bool> {
+        if core::mem::take(&mut self.is_false_run) {
+            return None;
+        }
+        self.advance(desk, tree);
+        Some(self.is_in_sync)
     }
 
     /// Takes an EVENT (claims 8, 13 and 22).
