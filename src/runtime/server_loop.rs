@@ -257,12 +257,11 @@ impl ServingSide {
     ) {
         let mut read = 0;
         while poller.is_ready(source) && read <= self.buffered_max {
-            match self.receive(tree) {
-                0 => {
-                    poller.drained(source);
-                    break;
-                }
-                count => read += count,
+            let count = self.receive(tree);
+            read += count;
+            if count == 0 || self.batch.emptied_queue() {
+                poller.drained(source);
+                break;
             }
             self.tick(end(tree), tree);
         }
