@@ -136,6 +136,7 @@ impl DiskArgs {
             senders: 0,
             transport: Transport::Udp,
             busy_poll: false,
+            receive_buffer: 4 << 20,
             dir: Some(folder.to_owned()),
             repetitions: self.repetitions,
             warm_up: SETTLED,
