@@ -134,6 +134,7 @@ impl DiskArgs {
             period: self.period,
             datagram_size: 1_200,
             senders: 0,
+            burst: 0,
             transport: Transport::Udp,
             busy_poll: false,
             receive_buffer: 4 << 20,

@@ -107,6 +107,7 @@ impl World {
         options.datagram_size = common.datagram_size;
         options.waiting = common.waiting();
         options.senders = common.senders as usize;
+        options.burst = common.burst as usize;
         options.transport = common.transport;
         options.feed = Some(Box::new(load));
         options.on_ready = Some(Box::new(move |address| {
