@@ -159,6 +159,22 @@ fn throughput_with_loss_stands_beside_that_without() {
 }
 
 #[test]
+fn a_burst_that_is_larger_than_the_receive_buffer_is_seen_to_be() {
+    let folder = tempfile::tempdir().unwrap();
+    // Some 3 MB every 100 ms, for a buffer that takes one message of segments.
+    let args = "throughput --leaves 10000 --rate 100000 --period 100ms --seconds 400ms \
+        --repetitions 1 --warm-up 100ms --receive-buffer 4KiB --json";
+    let lines = lines(&run(folder.path(), &args.split_whitespace().collect::<Vec<_>>()));
+    assert_eq!(lines[0]["settings"]["receive_buffer"], 4_096);
+    assert_eq!(lines[0]["settings"]["rate"], 100_000);
+    let made = |name, unit| values(&lines, name, unit)[0];
+    assert!(made("changes made", "changes/s") < 200_000.0, "{lines:?}");
+    assert!(made("EVENTs received", "datagrams") > 0.0, "{lines:?}");
+    assert!(made("EVENTs lost", "datagrams") > 0.0, "{lines:?}");
+    assert!(made("messages that found a full queue", "messages") > 0.0, "{lines:?}");
+}
+
+#[test]
 fn a_late_joiner_gets_every_leaf() {
     let folder = tempfile::tempdir().unwrap();
     let lines = measure(folder.path(), &["late-join"]);

@@ -350,6 +350,45 @@ fn what_a_full_receiver_misses_is_known_and_the_sender_does_not_care() {
 }
 
 #[test]
+fn the_call_that_reaches_the_end_of_the_queue_knows_it() {
+    let (mut sender, mut receiver) = (bind(V4), bind(V4));
+    let to = address(&receiver);
+    let seen_with_datagrams = cfg!(target_os = "linux");
+    // A call offers room for 8 messages first and for the rest of its 12 then.
+    for (waiting, calls) in
+        [(7, &[7][..]), (8, &[8]), (11, &[11]), (12, &[12, 0]), (30, &[12, 12, 6])]
+    {
+        let mut batch = RecvBatch::new(12, 2_000);
+        let report = sender.send_batch((0..waiting).map(|_| (to, &[7; 100][..])));
+        assert_eq!(report.datagrams_sent, waiting);
+        for (call, count) in calls.iter().enumerate() {
+            assert_eq!(receiver.receive(&mut batch).expect("nothing fails"), *count);
+            let is_last = call == calls.len() - 1;
+            // Empty where it was asked of, and on Linux where less came than had room.
+            let found_empty = *count == 0 || waiting == 8;
+            let wanted = is_last && (found_empty || seen_with_datagrams);
+            assert_eq!(batch.emptied_queue(), wanted, "{waiting} waiting, call {call}");
+        }
+        assert_eq!(receiver.receive(&mut batch).expect("nothing fails"), 0);
+        assert!(batch.emptied_queue());
+    }
+}
+
+#[test]
+fn an_error_is_not_the_end_of_the_queue() {
+    // It is connected to somebody else: it may send, and what is sent to it is refused.
+    let (peer, peers) = closed();
+    let mut socket = bind(V4);
+    socket.connect(peers).expect("loopback can be connected to");
+    let mut batch = RecvBatch::default();
+    socket.send(b"anybody?").expect("the first send cannot know");
+    peer.send_to(b"one", address(&socket)).expect("a send on loopback");
+    let failed = failure(&mut socket, &mut batch);
+    assert_eq!((failed, batch.emptied_queue()), (Some(ErrorKind::ConnectionRefused), false));
+    assert_eq!(collect(&mut socket, &mut batch, 1), [(peers, b"one".to_vec())]);
+}
+
+#[test]
 fn buffers_are_as_large_as_asked_for_or_as_the_system_allows() {
     let asked = SocketOptions { receive_buffer: 64 << 10, send_buffer: 32 << 10, ..options() };
     let socket = bind_with(V4, &asked);

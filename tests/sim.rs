@@ -97,6 +97,18 @@ fn seeds_that_found_something_stay_whole() {
     }
 }
 
+/// Leaves that nobody wrote, behind relays that were behind themselves: they stayed until an
+/// audit of a minute came round (50026), and what mends them showed that a copy believed its
+/// watermark although digests differed (50024).
+#[test]
+fn a_forged_leaf_behind_a_relay_does_not_wait_for_the_audit() {
+    for seed in [50024, 50026] {
+        let fixed = Fixed { members: Some(1.0), ..Fixed::default() };
+        let done = run_world(&Options::draw(seed, Duration::from_secs(1_800), &fixed)).done;
+        assert!(done.slowest_quiet < Duration::from_secs(60), "seed {seed}: {done:?}");
+    }
+}
+
 const TABLE: &str = "tests/golden/loss-table.txt";
 
 fn table(rows: &[Row]) -> String {

@@ -5,6 +5,7 @@
 #
 # Usage: tools/instructions.sh                     counts and compares
 #        MAPLEAF_BLESS=1 tools/instructions.sh     writes the table anew
+#        MAPLEAF_MISSES=1 tools/instructions.sh    data that the caches of a model would not hold
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -57,6 +57,8 @@ END
 
 if [ ! -d "$(rustc --print sysroot)/lib/rustlib/src/rust/library" ]; then
     if [ ! -x "$work/debian/rustc" ]; then
+        # Lists of a machine that was set up long ago name a compiler that is too old.
+        apt-get update -qq
         if ! apt-cache show rust-web-src >/dev/null 2>&1; then
             echo "no source of the standard library: expected rustup's rust-src, or Debian's rustc-web and rust-web-src" >&2
             exit 1

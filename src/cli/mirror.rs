@@ -105,6 +105,7 @@ impl MirrorArgs {
             listen: address.resolve().context("--serve")?,
             datagram_size: self.serving.datagram_size,
             transport: self.serving.transport,
+            burst: self.serving.burst as usize,
             live: Arc::new(ArcSwap::from_pointee(self.serving.config())),
             on_ready: Some(Box::new(|address| {
                 // Whoever started it may have closed its end: it serves all the same.

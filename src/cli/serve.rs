@@ -96,6 +96,7 @@ impl ServeArgs {
         options.listen = self.listen.resolve().context("--listen")?;
         options.datagram_size = self.serving.datagram_size;
         options.transport = self.serving.transport;
+        options.burst = self.serving.burst as usize;
         options.waiting = if self.busy_poll { Waiting::Spin } else { Waiting::Sleep };
         options.senders = self.senders as usize;
         options.zerocopy = self.zerocopy;

@@ -25,6 +25,12 @@ pub(crate) struct ServingArgs {
     #[arg(long, env = "MAPLEAF_TRANSPORT", value_name = "udp|raw", default_value = "udp",
         value_parser = parse::transport)]
     pub(crate) transport: Transport,
+    /// Most bytes of a period that leave at once to each client, 64KiB at least; the rest
+    /// leaves in slices within half of the period, for receivers whose buffers are small.
+    /// 0: all at once. Not with --period 0 or --senders
+    #[arg(long, env = "MAPLEAF_BURST", value_name = "SIZE", default_value = "0",
+        value_parser = parse::size_u32)]
+    pub(crate) burst: u32,
     /// Addresses that are let in, such as 10.0.0.0/8 or fd00::/8; may be repeated
     /// [default: loopback]
     #[arg(long, env = "MAPLEAF_ALLOW", value_name = "PREFIX", value_delimiter = ',')]

@@ -168,6 +168,17 @@ mod tests {
     }
 
     #[test]
+    fn a_long_run_equals_the_reference() {
+        let bytes = noise(6_300);
+        for len in (2_000..2_200).chain(4_090..4_180).chain(6_140..6_220) {
+            let expected = reference(&bytes[..len]);
+            for kernel in ChecksumKernel::available() {
+                assert_eq!(kernel.append(0, &bytes[..len]), expected, "{}: {len}", kernel.name());
+            }
+        }
+    }
+
+    #[test]
     fn a_run_behind_a_head_equals_the_reference() {
         fn check<const N: usize>(bytes: &[u8]) {
             let (front, _) = bytes.split_first_chunk::<N>().unwrap();

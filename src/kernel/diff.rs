@@ -87,6 +87,17 @@ mod tests {
         }
     }
 
+    /// A version may begin with items of its own until the others lie as it likes.
+    #[test]
+    fn every_version_equals_the_reference_wherever_the_column_begins() {
+        let ours: Vec<u32> = (0..2_200).map(|i: u32| i.wrapping_mul(0x9e37_79b9)).collect();
+        let theirs: Vec<u32> = ours.iter().map(|item| item ^ u32::from(item % 11 == 0)).collect();
+        for skip in 0..20 {
+            check(&ours[skip..], &theirs[skip..]);
+            check(&ours[skip..2 * skip], &theirs[skip..2 * skip]);
+        }
+    }
+
     #[test]
     fn a_single_difference_is_found_at_every_place() {
         let ours: Vec<u32> = (0..300).collect();

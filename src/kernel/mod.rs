@@ -30,7 +30,11 @@ pub use arch::aarch64::ArmCrc;
 pub use arch::fold::Fold;
 pub use arch::prefetch;
 #[cfg(target_arch = "x86_64")]
+pub use arch::wide::Wide;
+#[cfg(target_arch = "x86_64")]
 pub use arch::x86_64::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use arch::x86_64::Avx512;
 #[cfg(target_arch = "x86_64")]
 pub use arch::x86_64::Sse42;
 pub use changed::ChangedSet;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::slice;
 
 use crate::net::platform::ReceiveArrays;
+use crate::net::platform::SHORT_MEANS_EMPTY;
 
 /// Buffers for a number of messages, allocated once and used again by every
 /// [`crate::net::UdpSocket::receive`].
@@ -20,6 +21,8 @@ pub struct RecvBatch {
     expected: usize,
     /// An error that came behind good messages: told by the next call.
     pending: Option<io::Error>,
+    /// The last call saw the end of the queue.
+    emptied: bool,
 }
 
 /// Where a message lies and how it is split.
@@ -83,7 +86,15 @@ impl RecvBatch {
             spans: Vec::with_capacity(messages),
             expected: Self::EXPECTED_MIN,
             pending: None,
+            emptied: false,
         }
+    }
+
+    /// Whether the last receive saw the queue empty behind what it brought. Whoever is told
+    /// of readiness once (edges) need not ask again: what comes from now on, datagram or
+    /// error, is told of anew.
+    pub fn emptied_queue(&self) -> bool {
+        self.emptied
     }
 
     /// The datagrams that came last, oldest first, each with its sender.
@@ -94,6 +105,7 @@ impl RecvBatch {
 
     pub(super) fn receive(&mut self, socket: &StdSocket) -> io::Result<Arrival> {
         self.spans.clear();
+        self.emptied = false;
         if let Some(error) = self.pending.take() {
             return Err(error);
         }
@@ -112,12 +124,21 @@ impl RecvBatch {
     fn fill(&mut self, socket: &StdSocket) -> io::Result<usize> {
         let count = self.arrays.count();
         let armed = self.expected.min(count);
-        let came = self.arrays.receive(socket, 0, armed)?;
+        let came = self.take(socket, 0, armed)?;
         if came < armed || armed == count {
             return Ok(came);
         }
-        let more = self.arrays.receive(socket, armed, count - armed);
+        let more = self.take(socket, armed, count - armed);
         Ok(came + more.unwrap_or_else(|error| self.keep(error)))
+    }
+
+    fn take(&mut self, socket: &StdSocket, first: usize, room: usize) -> io::Result<usize> {
+        let outcome = self.arrays.receive(socket, first, room);
+        self.emptied = match &outcome {
+            Ok(came) => SHORT_MEANS_EMPTY && *came < room,
+            Err(error) => error.kind() == io::ErrorKind::WouldBlock,
+        };
+        outcome
     }
 
     /// What came before an error counts. The system forgets an error that it has

@@ -30,6 +30,16 @@ pub(super) use crate::net::sys::SendArrays;
 /// Most messages of one `sendmmsg` (UIO_MAXIOV of the kernel).
 pub(super) const MESSAGES_MAX: usize = 1_024;
 
+/// A `recvmmsg` that brings fewer messages than it had room for has asked for one more
+/// and got EAGAIN: nothing else ends its loop early but an error of the socket
+/// (`do_recvmmsg` of the kernel's net/socket.c). So a short call saw what an empty one
+/// sees, and what is queued behind it raises an edge of epoll, as every datagram does.
+///
+/// An error that ends the loop is put back (`sk_err`) for the next call. It was raised
+/// after this call began, as a call looks for one first; so its edge came after the one
+/// that led here, and is still to be told. Datagrams behind it are found with it.
+pub(super) const SHORT_MEANS_EMPTY: bool = true;
+
 /// Room for one full system call: no send costs an allocation.
 impl Default for SendArrays {
     fn default() -> SendArrays {

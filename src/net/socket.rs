@@ -287,7 +287,8 @@ impl UdpSocket {
 
     /// Receives what has arrived, as far as the batch has room, and returns the
     /// number of datagrams taken from the queue, dropped ones included: 0 says that
-    /// the queue is empty. The batch holds them afterwards.
+    /// the queue is empty. The batch holds them afterwards, and knows whether more may
+    /// wait ([`RecvBatch::emptied_queue`]).
     ///
     /// # Errors
     ///

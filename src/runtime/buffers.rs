@@ -131,6 +131,7 @@ mod tests {
             datagram_size: 1_200,
             transport: Transport::Udp,
             ring_size: 0,
+            burst: 0,
             receive_buffer,
             multicast: None,
             zerocopy: Offload::Off,

@@ -92,10 +92,7 @@ impl GroupSide {
         while poller.is_ready(member.source) && read <= member.buffered_max {
             // A socket without a peer is told of no errors.
             let count = member.socket.receive(&mut member.batch).unwrap_or(0);
-            if count == 0 {
-                poller.drained(member.source);
-                break;
-            }
+            let emptied = count == 0 || member.batch.emptied_queue();
             read += count;
             let mut time = now();
             for (index, (from, datagram)) in member.batch.iter().enumerate() {
@@ -104,6 +101,10 @@ impl GroupSide {
                 }
                 trace_in(from, datagram);
                 core.handle_group_datagram(time, from, datagram, outlet)?;
+            }
+            if emptied {
+                poller.drained(member.source);
+                break;
             }
         }
         Ok(())

@@ -136,14 +136,20 @@ fn mirror_with(options: MirrorOptions, seen: &Seen) -> Mirror {
 
 /// A relay, and the address that it serves at.
 fn relay_to(server: SocketAddr, file: &Path, seen: &Seen) -> (SocketAddr, Mirror) {
-    let (tell, told) = mpsc::channel();
     let config = ReloadableConfig { period: Duration::from_millis(5), ..Default::default() };
-    let relay = RelayOptions {
-        ring_size: 1 << 20,
-        live: Arc::new(ArcSwap::from_pointee(config)),
-        on_ready: Some(Box::new(move |address| tell.send(address).unwrap())),
-        ..Default::default()
-    };
+    let live = Arc::new(ArcSwap::from_pointee(config));
+    let relay = RelayOptions { ring_size: 1 << 20, live, ..Default::default() };
+    relay_with(relay, server, file, seen)
+}
+
+fn relay_with(
+    mut relay: RelayOptions,
+    server: SocketAddr,
+    file: &Path,
+    seen: &Seen,
+) -> (SocketAddr, Mirror) {
+    let (tell, told) = mpsc::channel();
+    relay.on_ready = Some(Box::new(move |address| tell.send(address).unwrap()));
     let mut options = MirrorOptions::new(server);
     (options.file, options.serve) = (Some(file.to_owned()), Some(relay));
     let running = mirror_with(options, seen);
@@ -279,6 +285,39 @@ fn threads_that_send_leave_a_replica_equal() {
     let events = value("server", "events");
     assert!(events > 0 && value("socket", "datagrams_sent") >= 3 * events);
     assert!(value("senders", "handed_over") > 0);
+}
+
+#[test]
+fn a_period_that_leaves_in_slices_is_the_same_period() {
+    let mut site = Site::new(5_000);
+    // Long enough that a burst of changes lies in one, and the table is five bursts.
+    let config = ReloadableConfig { period: Duration::from_millis(200), ..Default::default() };
+    let live = Arc::new(ArcSwap::from_pointee(config));
+    let options = ServeOptions {
+        burst: 1,
+        live: Arc::clone(&live),
+        ..ServeOptions::new(site.path("server"))
+    };
+    let (address, server) = serve_with(options);
+    let seen: [Seen; 2] = Default::default();
+    let relay = RelayOptions { burst: 1, live, ..Default::default() };
+    let (relay, first) = relay_with(relay, address, &site.path("first"), &seen[0]);
+    let mut options = MirrorOptions::new(relay);
+    options.file = Some(site.path("second"));
+    let second = mirror_with(options, &seen[1]);
+    wait_until("the mirror is there", || seen[1].equals(&site.model));
+    for round in 1..4 {
+        site.report(address, round, 5_000);
+    }
+    for one in &seen {
+        wait_until("a replica is equal", || one.equals(&site.model));
+    }
+    assert!(second.end().unwrap().status.in_sync);
+    let relayed = first.end().unwrap().counters;
+    assert!(relayed.value("relay_ring", "slices").unwrap() > 0);
+    assert!(server.end().unwrap().counters.value("ring", "slices").unwrap() > 0);
+    site.assert_equal("server", TreeRole::Server, "first");
+    site.assert_equal("server", TreeRole::Server, "second");
 }
 
 #[test]

@@ -268,13 +268,13 @@ impl<'o> Mirror<'o> {
         self.receive_group()?;
         while self.poller.is_ready(self.source) && read <= self.buffered_max {
             match self.outlet.socket.receive(&mut self.batch) {
-                Ok(0) => {
-                    self.poller.drained(self.source);
-                    break;
-                }
                 Ok(count) => {
                     read += count;
                     self.take_batch()?;
+                    if self.batch.emptied_queue() {
+                        self.poller.drained(self.source);
+                        break;
+                    }
                 }
                 Err(_) => {
                     read += 1;

@@ -40,6 +40,7 @@ mod options;
 #[cfg_attr(all(loom, test), path = "models/order.rs")]
 mod order;
 mod outlet;
+mod pacing;
 mod poll;
 mod relay;
 mod reporter;

@@ -168,6 +168,10 @@ pub struct ServeOptions {
     pub transport: Transport,
     /// Size of the event ring, in bytes.
     pub ring_size: usize,
+    /// Most bytes of a period that leave at once to each client, 65,536 at least; what is
+    /// more leaves in slices, in half of the period. 0 sends everything at once, and so do
+    /// a period of no length and threads that send.
+    pub burst: usize,
     /// Receive buffer to ask for, in bytes.
     pub receive_buffer: usize,
     /// Threads that send EVENTs beside the loop, at most [`SENDERS_MAX`]; with none the
@@ -198,6 +202,7 @@ impl ServeOptions {
             damaged: Damaged::Refuse,
             transport: Transport::default(),
             ring_size: RING_SIZE_DEFAULT,
+            burst: 0,
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             senders: 0,
             zerocopy: Offload::Detect,
@@ -219,6 +224,8 @@ pub struct RelayOptions {
     pub transport: Transport,
     /// Size of the event ring, in bytes.
     pub ring_size: usize,
+    /// As [`ServeOptions::burst`].
+    pub burst: usize,
     /// Receive buffer to ask for, in bytes.
     pub receive_buffer: usize,
     /// What a reload changes. Its `schema` is not used: layouts come from upstream.
@@ -234,6 +241,7 @@ impl Default for RelayOptions {
             datagram_size: DATAGRAM_SIZE_DEFAULT,
             transport: Transport::default(),
             ring_size: RING_SIZE_DEFAULT,
+            burst: 0,
             receive_buffer: RECEIVE_BUFFER_DEFAULT,
             live: Arc::default(),
             on_ready: None,

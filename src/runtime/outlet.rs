@@ -8,6 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::time::Duration;
 
 use tracing::Level;
 use tracing::trace;
@@ -25,6 +26,8 @@ use crate::net::UdpSocket;
 use crate::runtime::control::Stop;
 use crate::runtime::metrics::Counters;
 use crate::runtime::options::ARENA_SIZE;
+use crate::runtime::pacing::Pacing;
+use crate::runtime::pacing::Way;
 use crate::runtime::ring::Batch;
 use crate::runtime::ring::EventRing;
 use crate::runtime::ring::Lender;
@@ -32,6 +35,7 @@ use crate::runtime::ring::RingCounters;
 use crate::runtime::senders::OwnWay;
 use crate::runtime::senders::Senders;
 use crate::sync::Recipients;
+use crate::sync::Time;
 use crate::sync::Transmit;
 use crate::wire::Header;
 use crate::wire::LeafSource;
@@ -113,6 +117,7 @@ pub(super) struct Outlet {
 struct Memory {
     events: Events,
     arena: EventRing,
+    pacing: Pacing,
 }
 
 /// How EVENTs leave.
@@ -139,6 +144,7 @@ impl Outlet {
     pub(super) fn of_server(
         socket: UdpSocket,
         ring_size: usize,
+        burst: usize,
         group: Option<SocketAddr>,
     ) -> io::Result<Outlet> {
         let events = match socket.capabilities().zerocopy {
@@ -146,7 +152,7 @@ impl Outlet {
             _ => Events::Own(EventRing::new(ring_size)?),
         };
         let arena = EventRing::new(ARENA_SIZE)?;
-        let memory = Some(Memory { events, arena });
+        let memory = Some(Memory { events, arena, pacing: Pacing::new(burst) });
         Ok(Outlet { socket, memory, gathered: Gathered::with_room(), group })
     }
 
@@ -177,6 +183,43 @@ impl Outlet {
         match &mut self.memory {
             Some(Memory { events: Events::Handed(senders), .. }) => senders.puts_off(),
             _ => false,
+        }
+    }
+
+    /// What is sent from now on belongs to a period that ended at `now`, and may take this
+    /// long where it is more than a burst.
+    pub(super) fn begin_period(&mut self, now: Time, time: Duration) {
+        self.send_rest();
+        self.memory.iter_mut().for_each(|memory| memory.pacing.begin(now, time));
+    }
+
+    /// Sends the slices of a period that are due.
+    pub(super) fn send_due(&mut self, now: Time) {
+        if let Some((pacing, way)) = self.waiting() {
+            pacing.send_due(now, way);
+        }
+    }
+
+    /// Sends all slices of a period that wait.
+    pub(super) fn send_rest(&mut self) {
+        if let Some((pacing, way)) = self.waiting() {
+            pacing.send_rest(way);
+        }
+    }
+
+    /// When the next slice is due.
+    pub(super) fn next_due(&self) -> Option<Time> {
+        self.memory.as_ref().and_then(|memory| memory.pacing.next_due())
+    }
+
+    /// The slices that wait, if there are any, with their way out.
+    fn waiting(&mut self) -> Option<(&mut Pacing, Way<'_>)> {
+        let Memory { events, pacing, .. } = self.memory.as_mut()?;
+        match events {
+            Events::Own(ring) | Events::Lent(ring) if !pacing.is_idle() => {
+                Some((pacing, Way { ring, socket: &mut self.socket }))
+            }
+            _ => None,
         }
     }
 
@@ -242,7 +285,9 @@ impl Outlet {
 
     fn send_shared(&mut self, to: &[SocketAddr], datagram: &[u8]) {
         trace_out(datagram);
-        if let Some(Memory { events: Events::Handed(senders), arena }) = &mut self.memory {
+        // It tells the number of the last EVENT.
+        self.send_rest();
+        if let Some(Memory { events: Events::Handed(senders), arena, .. }) = &mut self.memory {
             // Behind the EVENTs of its view: it tells their number.
             let view = Header::ref_from_prefix(datagram).map_or(0, |(head, _)| head.channel.get());
             let own = OwnWay { socket: &mut self.socket, arena };
@@ -253,6 +298,14 @@ impl Outlet {
     }
 
     fn send_leaves(&mut self, to: Recipients<'_>, batch: Batch<'_>, source: &impl LeafSource) {
+        let hears_group = self.group.is_some();
+        // An answer speaks of the whole period: what came behind it would be taken for lost.
+        if let Recipients::One(address) = to
+            && let Some((pacing, way)) = self.waiting()
+            && let Some(due) = pacing.due_for(address, hears_group)
+        {
+            return pacing.send_behind((address, due), batch, source, way);
+        }
         let memory = self.memory.as_mut().expect("only a server sends leaves of a tree");
         let (ring, destinations) = match (&mut memory.events, to) {
             (Events::Handed(senders), Recipients::All(addresses)) => {
@@ -265,6 +318,12 @@ impl Outlet {
                 if !senders.is_idle_for(address) =>
             {
                 return senders.send_leaves_to(address, batch, source);
+            }
+            (Events::Own(ring) | Events::Lent(ring), Recipients::All(addresses))
+                if memory.pacing.slices(&batch) =>
+            {
+                let way = Way { ring, socket: &mut self.socket };
+                return memory.pacing.send(addresses, batch, source, way);
             }
             (Events::Lent(ring), Recipients::All(addresses)) => {
                 let to = Destinations::Each(addresses);
@@ -287,10 +346,10 @@ impl Outlet {
 }
 
 /// The way of a ring that lends to all clients of a view.
-struct ToAll<'a> {
-    socket: &'a mut UdpSocket,
-    to: Destinations<'a>,
-    segment: usize,
+pub(super) struct ToAll<'a> {
+    pub(super) socket: &'a mut UdpSocket,
+    pub(super) to: Destinations<'a>,
+    pub(super) segment: usize,
 }
 
 impl Lender for ToAll<'_> {

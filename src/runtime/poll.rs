@@ -1,7 +1,7 @@
 //! One `mio` poll over a control's pipe and a loop's sockets.
 //!
 //! The kernel tells of readiness once, so a socket stays ready here until a receive
-//! has found it empty.
+//! has found it empty, or has seen the end of its queue behind what it brought.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -69,7 +69,7 @@ impl Poller {
         self.waiting == Waiting::Spin || self.ready.get(source.0).copied().unwrap_or(false)
     }
 
-    /// Notes that a receive found the socket empty.
+    /// Notes that a receive has seen the end of the socket's queue.
     pub(super) fn drained(&mut self, source: Source) {
         if let Some(ready) = self.ready.get_mut(source.0) {
             *ready = false;
@@ -111,6 +111,10 @@ impl Poller {
 
 #[cfg(test)]
 mod tests {
+    use std::net::UdpSocket as StdSocket;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering;
+    use std::thread;
     use std::time::Instant;
 
     use super::*;
@@ -127,7 +131,7 @@ mod tests {
         let mut poller = Poller::new(Waiting::Sleep, &control).unwrap();
         let stop = control.stop_handle();
         let begun = Instant::now();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(|| stop.stop());
             poller.wait(Duration::from_secs(60), &control).unwrap();
         });
@@ -168,5 +172,64 @@ mod tests {
         poller.drained(source);
         poller.wait(Duration::from_millis(1), &control).unwrap();
         assert!(!poller.is_ready(source));
+    }
+
+    /// Datagrams and errors of the socket come at any moment of a receive that takes the
+    /// end of a queue for its last word. The sender waits for the receiver where it is a
+    /// little ahead, so one datagram of which nothing tells stops both.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn nothing_that_comes_beside_the_end_of_a_queue_is_left_there() {
+        const DATAGRAMS: usize = 20_000;
+        const AHEAD: usize = 12;
+        // Connected to somebody else: it may send, and what is sent to it is refused.
+        let peer = StdSocket::bind("127.0.0.1:0").unwrap();
+        peer.connect("127.0.0.1:1").unwrap();
+        let mut receiver = socket();
+        let to = receiver.local_addr().unwrap();
+        receiver.connect(peer.local_addr().unwrap()).unwrap();
+        let mut asking = receiver.try_clone().unwrap();
+        let control = Control::new().unwrap();
+        let mut poller = Poller::new(Waiting::Sleep, &control).unwrap();
+        let source = poller.add(&receiver).unwrap();
+        let mut batch = RecvBatch::new(4, 2_000);
+        let came = AtomicUsize::new(0);
+        let (mut refused, mut ends, mut told) = (0, 0, true);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for sent in 0..DATAGRAMS {
+                    while sent >= came.load(Ordering::Relaxed) + AHEAD {
+                        thread::yield_now();
+                    }
+                    // An error that waits may be told to whoever sends, too.
+                    let _ = asking.send(b"anybody?");
+                    peer.send_to(&[7; 100], to).unwrap();
+                }
+            });
+            while came.load(Ordering::Relaxed) < DATAGRAMS {
+                let begun = Instant::now();
+                poller.wait(Duration::from_secs(20), &control).unwrap();
+                if begun.elapsed() >= Duration::from_secs(20) {
+                    told = false;
+                    // The sender goes on to its end.
+                    came.store(DATAGRAMS, Ordering::Relaxed);
+                }
+                while poller.is_ready(source) {
+                    match receiver.receive(&mut batch) {
+                        Err(_) => refused += 1,
+                        Ok(count) => {
+                            came.fetch_add(count, Ordering::Relaxed);
+                            if batch.emptied_queue() {
+                                ends += usize::from(count > 0);
+                                poller.drained(source);
+                            }
+                        }
+                    }
+                }
+            }
+        });
+        println!("{refused} errors, {ends} ends seen behind datagrams");
+        assert!(told, "nothing told of a datagram that waits");
+        assert!(ends > 0);
     }
 }

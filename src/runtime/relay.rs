@@ -67,6 +67,7 @@ impl Relay {
             datagram_size: options.datagram_size,
             transport: options.transport,
             ring_size: options.ring_size,
+            burst: options.burst,
             receive_buffer: options.receive_buffer,
             multicast: None,
             zerocopy: Offload::Off,

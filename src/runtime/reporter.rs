@@ -295,10 +295,6 @@ impl Reporter {
         // Answers to one window are few, so this ends.
         while self.poller.is_ready(self.source) {
             match self.outlet.socket.receive(&mut self.batch) {
-                Ok(0) => {
-                    self.poller.drained(self.source);
-                    break;
-                }
                 Ok(count) => {
                     came += count;
                     let now = self.clock.now();
@@ -306,6 +302,10 @@ impl Reporter {
                         trace_in(from, datagram);
                         self.device.handle_datagram(now, datagram);
                         send_all(&mut self.device, &mut self.outlet);
+                    }
+                    if self.batch.emptied_queue() {
+                        self.poller.drained(self.source);
+                        break;
                     }
                 }
                 Err(_) => self.device.handle_unreachable(self.clock.now()),

@@ -30,7 +30,7 @@ const ALIGN: usize = 64;
 /// Most bytes laid out before they are sent: they are still in the cache of the
 /// core then (1 MiB or more on every machine of the last ten years), and clients
 /// of a long period get their datagrams in turns rather than one after the other.
-const PIECE_LEN_MAX: usize = 512 << 10;
+pub(super) const PIECE_LEN_MAX: usize = 512 << 10;
 
 /// Smallest ring: a datagram of any size fits, and the one before it stays whole.
 const RING_LEN_MIN: usize = (2 * DATAGRAM_SIZE_MAX).next_power_of_two();
@@ -71,6 +71,8 @@ pub(super) struct RingCounters {
     pub(super) laps: u64,
     /// Pieces whose place was still being read by the kernel.
     pub(super) crowded: u64,
+    /// Pieces that waited for their time.
+    pub(super) slices: u64,
 }
 
 impl RingCounters {
@@ -95,6 +97,11 @@ impl RingCounters {
                 "crowded",
                 "Pieces sent by copying because their place was still being sent from.",
                 self.crowded,
+            ),
+            (
+                "slices",
+                "Pieces of periods larger than a burst that waited for their time.",
+                self.slices,
             ),
         ]
         .into_iter()
@@ -206,24 +213,67 @@ impl EventRing {
         source: &impl LeafSource,
         lender: &mut impl Lender,
     ) {
+        assert!(self.lending.is_some(), "only a ring that lends sends so");
         for piece in batch.pieces(self.map.len().min(PIECE_LEN_MAX)) {
-            let place = self.place(piece.packets.len() * piece.segment);
-            let lending = self.lending.as_mut().expect("only a ring that lends sends so");
-            if !lending.frees(&place, lender) {
-                let used = lay_out_piece(piece, source, &mut lending.spare[..place.len()]);
-                self.counters.add(piece, used);
-                self.counters.crowded += 1;
-                lender.copy(&lending.spare[..used]);
-                continue;
-            }
-            let used = lay_out_piece(piece, source, &mut self.map[place.clone()]);
-            self.next += used;
-            self.counters.add(piece, used);
-            let sent = place.start..place.start + used;
-            if let Some(lent) = lender.lend(&self.map[sent.clone()]) {
-                lending.pieces.push_back((sent, lent));
+            let place = self.next_place(piece);
+            match self.hold(piece, source, place, lender) {
+                Some(held) => self.send_held(held, lender),
+                None => self.copy_out(piece, source, lender),
             }
         }
+    }
+
+    /// Where [`EventRing::hold`] lays this piece out.
+    pub(super) fn next_place(&mut self, piece: Batch<'_>) -> Range<usize> {
+        self.place(piece.packets.len() * piece.segment)
+    }
+
+    /// Lays a piece out at its place, and says where its datagrams lie: to be sent before
+    /// the place comes round again. Nothing if the kernel still reads there.
+    pub(super) fn hold(
+        &mut self,
+        piece: Batch<'_>,
+        source: &impl LeafSource,
+        place: Range<usize>,
+        lender: &mut impl Lender,
+    ) -> Option<Range<usize>> {
+        if let Some(lending) = &mut self.lending
+            && !lending.frees(&place, lender)
+        {
+            return None;
+        }
+        let used = lay_out_piece(piece, source, &mut self.map[place.clone()]);
+        self.next += used;
+        self.counters.add(piece, used);
+        Some(place.start..place.start + used)
+    }
+
+    /// Sends what lies there, and remembers what is lent by that.
+    pub(super) fn send_held(&mut self, held: Range<usize>, lender: &mut impl Lender) {
+        let lent = lender.lend(&self.map[held.clone()]);
+        if let (Some(lending), Some(lent)) = (&mut self.lending, lent) {
+            lending.pieces.push_back((held, lent));
+        }
+    }
+
+    /// Counts a piece that waits for its time.
+    pub(super) fn note_slice(&mut self) {
+        self.counters.slices += 1;
+    }
+
+    /// Sends a piece from the memory beside the ring, by copying.
+    pub(super) fn copy_out(
+        &mut self,
+        piece: Batch<'_>,
+        source: &impl LeafSource,
+        lender: &mut impl Lender,
+    ) {
+        let lending = self.lending.as_mut().expect("only what is lent is not free");
+        let room = piece.packets.len() * piece.segment;
+        let used = lay_out_piece(piece, source, &mut lending.spare[..room]);
+        self.counters.add(piece, used);
+        self.counters.crowded += 1;
+        lender.copy(&lending.spare[..used]);
     }
 
     /// What the ring has taken.
@@ -265,7 +315,7 @@ pub(super) fn lay_out_piece(piece: Batch<'_>, source: &impl LeafSource, place: &
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
     use zerocopy::IntoBytes;
     use zerocopy::little_endian::U32;
@@ -281,7 +331,7 @@ mod tests {
     use crate::wire::PROTOCOL_VERSION;
 
     /// Leaves whose Data is their own number, `id % 40` bytes of it.
-    struct Numbered;
+    pub(in crate::runtime) struct Numbered;
 
     impl LeafSource for Numbered {
         fn copy_wire(&self, leaf: DataLocId, to: &mut [u8]) -> Option<usize> {
@@ -302,7 +352,7 @@ mod tests {
     }
 
     /// One EVENT for each run of leaves, and the size of the largest.
-    fn plan(runs: &[usize]) -> (Vec<Packet>, Vec<DataLocId>, usize) {
+    pub(in crate::runtime) fn plan(runs: &[usize]) -> (Vec<Packet>, Vec<DataLocId>, usize) {
         let leaves: Vec<_> = (0..runs.iter().sum::<usize>() as u32).map(DataLocId).collect();
         let header = Header {
             datagram_type: DatagramType::Event.code(),
@@ -321,7 +371,7 @@ mod tests {
         (packets, leaves, segment)
     }
 
-    fn ids(datagram: &[u8]) -> Vec<u32> {
+    pub(in crate::runtime) fn ids(datagram: &[u8]) -> Vec<u32> {
         match wire::decode(datagram).unwrap().1 {
             Datagram::Event(leaves) => leaves.map(|leaf| leaf.unwrap().data_loc_id().0).collect(),
             other => panic!("expected an EVENT, found {other:?}"),

@@ -77,6 +77,7 @@ pub fn serve(options: ServeOptions, control: Control) -> Result<ServeReport, Ser
         datagram_size: options.datagram_size,
         transport: options.transport,
         ring_size: options.ring_size,
+        burst: options.burst,
         receive_buffer: options.receive_buffer,
         multicast: options.multicast,
         // Threads that send copy: they share a socket, and the kernel numbers what a socket

@@ -91,6 +91,7 @@ pub(super) struct Listen {
     pub(super) datagram_size: usize,
     pub(super) transport: Transport,
     pub(super) ring_size: usize,
+    pub(super) burst: usize,
     pub(super) receive_buffer: usize,
     pub(super) multicast: Option<Multicast>,
     pub(super) zerocopy: Offload,
@@ -128,7 +129,7 @@ impl Listen {
             reach.map_err(|source| LoopError::Group { group, source })?;
         }
         let group = self.multicast.map(|multicast| multicast.group);
-        Outlet::of_server(socket, self.ring_size, group)
+        Outlet::of_server(socket, self.ring_size, self.burst, group)
             .map_err(LoopError::system("map the event ring"))
     }
 
@@ -178,6 +179,8 @@ pub(super) struct ServingSide {
     reports: Reports,
     datagram_size: usize,
     period: Duration,
+    /// Time in which the slices of a period leave.
+    spread: Duration,
     next_tick: Time,
     /// Times that the period under way was put off.
     late: u32,
@@ -203,7 +206,7 @@ impl ServingSide {
             group: outlet.group,
             ..server_config(&live.load(), datagram_size, reports)
         };
-        let period = config.period;
+        let (period, spread) = (config.period, spread(&config));
         let server = Server::new(config, Box::new(random), clock.now(), end, tree);
         Ok(ServingSide {
             server,
@@ -219,6 +222,7 @@ impl ServingSide {
             reports,
             datagram_size,
             period,
+            spread,
         })
     }
 
@@ -242,7 +246,8 @@ impl ServingSide {
         let timeout = self.server.poll_timeout();
         let tick = (!self.period.is_zero() || self.late > 0).then_some(self.next_tick);
         // Neither is there while nobody listens and ticks are made by changes.
-        timeout.into_iter().chain(tick).min().unwrap_or(Time(u64::MAX))
+        let slice = self.outlet.next_due();
+        timeout.into_iter().chain(tick).chain(slice).min().unwrap_or(Time(u64::MAX))
     }
 
     /// Takes what came, ends a period if it is time, and looks at the clock. `end`
@@ -257,12 +262,11 @@ impl ServingSide {
     ) {
         let mut read = 0;
         while poller.is_ready(source) && read <= self.buffered_max {
-            match self.receive(tree) {
-                0 => {
-                    poller.drained(source);
-                    break;
-                }
-                count => read += count,
+            let count = self.receive(tree);
+            read += count;
+            if count == 0 || self.batch.emptied_queue() {
+                poller.drained(source);
+                break;
             }
             self.tick(end(tree), tree);
         }
@@ -276,6 +280,7 @@ impl ServingSide {
     /// Ends a period if it is time.
     pub(super) fn tick(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
         let now = self.clock.now();
+        self.outlet.send_due(now);
         if now < self.next_tick {
             return;
         }
@@ -327,13 +332,14 @@ impl ServingSide {
     /// Takes over the configuration that is in force now.
     pub(super) fn reconfigure(&mut self) {
         let config = server_config(&self.live.load(), self.datagram_size, self.reports);
-        self.period = config.period;
+        (self.period, self.spread) = (config.period, spread(&config));
         self.next_tick = self.clock.now();
         self.server.set_config(config);
     }
 
     /// Sends every client to the door again: the tree has another life or layout.
     pub(super) fn rejoin_all(&mut self, end: PeriodEnd, tree: &mut TreeLeaves) {
+        self.outlet.send_rest();
         self.last_source = end.source;
         self.server.rejoin_all(end, tree);
         self.drain(tree);
@@ -342,6 +348,7 @@ impl ServingSide {
 
     /// Says goodbye to every client.
     pub(super) fn leave(&mut self, tree: &TreeLeaves) {
+        self.outlet.send_rest();
         self.server.leave();
         self.drain(tree);
         self.outlet.flush();
@@ -403,6 +410,7 @@ impl ServingSide {
 
     fn end_period(&mut self, now: Time, end: PeriodEnd, tree: &mut TreeLeaves) {
         self.last_source = end.source;
+        self.outlet.begin_period(now, self.spread);
         self.server.handle_changes(now, end, tree);
         self.drain(tree);
     }
@@ -446,6 +454,12 @@ fn next_end(due: Time, now: Time, period: Duration) -> Time {
     let interval = if period.is_zero() { INTERVAL_MIN } else { period };
     let next = due.after(interval);
     if next > now { next } else { now.after(interval) }
+}
+
+/// Half a period, as a change waits for its end that long at the mean; and half a
+/// heartbeat, as a TICK sends the rest at once.
+fn spread(config: &ServerConfig) -> Duration {
+    config.period.min(config.heartbeat) / 2
 }
 
 fn server_config(live: &ReloadableConfig, datagram_size: usize, reports: Reports) -> ServerConfig {
@@ -503,6 +517,7 @@ mod tests {
             datagram_size: 1_200,
             transport: Transport::Udp,
             ring_size: 0,
+            burst: 0,
             receive_buffer: 0,
             multicast: None,
             zerocopy: Offload::Off,
@@ -523,6 +538,7 @@ mod tests {
             datagram_size: 1_200,
             transport: Transport::Udp,
             ring_size: 0,
+            burst: 0,
             receive_buffer: 0,
             multicast: None,
             zerocopy: Offload::Off,

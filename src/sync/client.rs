@@ -527,7 +527,8 @@ impl Client {
             }
             _ => desk.counters.dropped_unexpected += 1,
         }
-        self.advance(now, Some(tree));
+        let verdict = follower.conclude(&mut desk, tree);
+        self.tell(now, verdict);
     }
 
     /// Makes the REQUESTs that are due, and tells a change of the verdict.
@@ -545,13 +546,16 @@ impl Client {
             counters: &mut self.counters,
             ear: &mut self.ear,
         };
-        if follower.take_false_run() {
-            self.rejoin(now, Duration::ZERO);
-            return;
+        let verdict = follower.conclude(&mut desk, tree);
+        self.tell(now, verdict);
+    }
+
+    /// Tells a change of the verdict; without one the session is given up.
+    fn tell(&mut self, now: Time, is_in_sync: Option<bool>) {
+        match is_in_sync {
+            Some(is_in_sync) => self.set_in_sync(is_in_sync),
+            None => self.rejoin(now, Duration::ZERO),
         }
-        follower.advance(&mut desk, tree);
-        let is_in_sync = follower.is_in_sync();
-        self.set_in_sync(is_in_sync);
     }
 
     fn set_in_sync(&mut self, is_in_sync: bool) {

@@ -21,6 +21,7 @@ use crate::sync::Leaves;
 use crate::sync::ReportError;
 use crate::sync::Reports;
 use crate::sync::ServedLeaves;
+use crate::sync::SourceState;
 use crate::sync::join::session_header;
 use crate::sync::testing::MemLeaf;
 use crate::sync::testing::MemTree;
@@ -569,6 +570,31 @@ fn a_damaged_copy_is_found_by_its_digest_and_mended() {
     world.copies[0].tree.as_mut().unwrap().reindex();
     assert!(world.run_until(5 * SECOND, mended));
     assert!(world.copies[0].client.counters().digest_mismatches > 0);
+}
+
+#[test]
+fn a_leaf_that_the_server_never_wrote_is_mended_though_the_source_was_behind_at_first() {
+    let mut world = World::new(36, MemTree::new(900, 64), 1);
+    (0..900).filter(|leaf| *leaf != 3).for_each(|leaf| world.write(leaf, b"right"));
+    settle(&mut world);
+    // The audit has passed the leaf, and comes again in a minute.
+    world.run_for(20 * SECOND);
+    let mut forged = world.tree.leaves[4].clone();
+    forged.head.data_loc_id = 3.into();
+    forged.head.revision = (world.tree.newest.0 + 1_000).into();
+    forged.head.checksum = wire::leaf_checksum(&forged.head, &forged.data).into();
+    let tree = world.copies[0].tree.as_mut().unwrap();
+    tree.leaves[3] = forged;
+    tree.reindex();
+    // The first three looks tell nothing of older leaves.
+    world.source = SourceState::Behind;
+    world.run_for(5 * SECOND);
+    assert!(!world.is_equal(0));
+    // It differs, so it is not said to hold all up to any revision.
+    assert_eq!(world.copies[0].client.watermark(), Revision::ZERO);
+    world.source = SourceState::InSync;
+    assert!(world.run_until(10 * SECOND, |world| world.is_equal(0) && world.all_in_sync()));
+    assert_eq!(world.copies[0].client.watermark(), world.tree.newest);
 }
 
 #[test]

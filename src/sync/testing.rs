@@ -353,6 +353,8 @@ pub(crate) struct World {
     next_period: Time,
     order: u64,
     in_flight: BTreeMap<(Time, u64), (SocketAddr, SocketAddr, Vec<u8>)>,
+    /// What the server says of its source: a relay's may be behind.
+    pub(crate) source: SourceState,
     /// The server's leaves at the end of each of the last periods.
     period_ends: std::collections::VecDeque<Vec<MemLeaf>>,
 }
@@ -408,6 +410,7 @@ impl World {
             next_period: Time(0),
             order: 0,
             in_flight: BTreeMap::new(),
+            source: SourceState::InSync,
             period_ends: Default::default(),
         };
         for _ in 0..clients {
@@ -454,7 +457,7 @@ impl World {
     pub(crate) fn restart_server(&mut self, life: u32) {
         self.tree.begin_life(life);
         let random = Box::new(Seeded::new(self.random.next_u64()));
-        let end = origin(&self.tree);
+        let end = PeriodEnd { source: self.source, ..origin(&self.tree) };
         self.server = Server::new(self.config.clone(), random, self.now, end, &mut self.tree);
     }
 
@@ -543,7 +546,7 @@ impl World {
     /// Ends the period now.
     pub(crate) fn end_period(&mut self) {
         self.next_period = self.now.after(self.config.period);
-        let end = origin(&self.tree);
+        let end = PeriodEnd { source: self.source, ..origin(&self.tree) };
         self.period_ends.push_back(self.tree.leaves.clone());
         if self.period_ends.len() > PERIOD_ENDS {
             self.period_ends.pop_front();

@@ -34,6 +34,7 @@ use crate::tree::record::CHANGE_FLAG_AT;
 use crate::tree::record::empty_head;
 use crate::tree::redo_log::redo_path;
 use crate::tree::state::State;
+use crate::tree::write::saved_range;
 
 /// What a new tree is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,8 +213,8 @@ impl Filled {
         let needed = layout.file_len();
         let len = map_len(&layout).map_err(FillError::io("map the file"))?;
         reserve(file, needed).map_err(|source| FillError::Space { needed, source })?;
-        let owner =
-            Owner::map_file(file, len, Prefault::Write).map_err(FillError::io("map the file"))?;
+        let owner = Owner::map_file(file, len, saved_range(&layout), Prefault::Write)
+            .map_err(FillError::io("map the file"))?;
         let extents = Extents::new(&layout);
         let index = Index::new(layout.leaf_count(), layout.parent_count());
         let mut filled = Filled { owner, layout, extents, index, state, tree_id, created_unix_s };

@@ -78,7 +78,7 @@ impl Index {
     }
 
     /// Enters a leaf whose part of the digests is `old` so far.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn put(&mut self, record: &Record, head: &LeafHead, old: Digest) {
         let (leaf, revision) = (record.leaf, Revision(head.revision.get()));
         let new = Digest::of_leaf(leaf, revision, head.checksum.get());
@@ -94,9 +94,9 @@ impl Index {
     /// Asks for what is known of a leaf, which is replaced soon.
     #[inline]
     pub(crate) fn prefetch(&self, leaf: DataLocId) {
-        self.checksums.get(leaf.index()).into_iter().for_each(kernel::prefetch);
-        self.revisions.as_slice().get(leaf.index()).into_iter().for_each(kernel::prefetch);
-        self.data_sizes.get(leaf.index()).into_iter().for_each(kernel::prefetch);
+        kernel::prefetch(self.checksums.as_ptr().wrapping_add(leaf.index()));
+        kernel::prefetch(self.revisions.as_slice().as_ptr().wrapping_add(leaf.index()));
+        kernel::prefetch(self.data_sizes.as_ptr().wrapping_add(leaf.index()));
     }
 
     #[inline]

@@ -1,10 +1,11 @@
 //! The mapping of a tree file, and the system calls that std lacks.
 //!
-//! Memory that another thread or process may look at is touched through atomics
+//! Memory that another thread may look at is stored through atomics
 //! alone: [`Map`] hands out values, never references to bytes. Each mapping has
 //! one [`Owner`], the only thing that stores into it; it can move between
 //! threads but not be shared, so its plain copies out of the mapping race with
-//! no store. What lies where, and in which order it is stored, is left to the
+//! no store. What no other thread may look at (the undo slot) it stores plainly too, and
+//! [`Map`] refuses to load it. Other processes read the file. What lies where, and in which order it is stored, is left to the
 //! modules above.
 //!
 //! All stores of a process that was killed are in the file: docs/FORMAT.md, 1.
@@ -15,6 +16,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStrExt;
@@ -36,6 +38,7 @@ use crate::tree::order::AtomicU64;
 #[cfg(all(loom, test))]
 use crate::tree::order::Memory;
 use crate::tree::order::Ordering;
+use crate::tree::order::compiler_fence_before_save;
 use crate::tree::sigbus::Watch;
 
 /// Bytes of the words that are copied one by one.
@@ -63,6 +66,8 @@ pub(crate) struct Map {
     // Before the mapping, as fields are dropped in their order.
     watch: Watch,
     raw: MmapRaw,
+    /// Bytes that no thread but the owner's looks at.
+    private: Range<usize>,
     /// What models load from and store into in the place of the mapping.
     #[cfg(all(loom, test))]
     memory: Memory,
@@ -81,17 +86,24 @@ impl Map {
         self.watch.lost()
     }
 
-    /// The little-endian u32 at a multiple of 4.
+    /// The little-endian u32 at a multiple of 4, but not of what is private.
     #[inline]
     pub(crate) fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        self.check_shared(offset, size_of::<u32>());
         u32::from_le(self.word32(offset).load(order))
     }
 
     /// Copies whole words from a multiple of 8, each by a relaxed load: the words
     /// may be of different writes. A length that is no multiple of 8 is rounded
-    /// up in the mapping and cut off in `to`.
+    /// up in the mapping and cut off in `to`. Nothing of what is private is copied.
     #[inline]
     pub(crate) fn load_bytes(&self, offset: usize, to: &mut [u8]) {
+        self.check_shared(offset, to.len().next_multiple_of(WORD));
+        self.copy_words(offset, to);
+    }
+
+    #[inline]
+    fn copy_words(&self, offset: usize, to: &mut [u8]) {
         let words = self.words(offset, to.len().div_ceil(WORD));
         let (whole, rest) = to.as_chunks_mut::<WORD>();
         let behind = words.get(whole.len());
@@ -104,11 +116,15 @@ impl Map {
         }
     }
 
-    /// Asks for the cache lines from a multiple of 8 on, which are stored to soon.
-    #[inline]
+    /// Asks for the cache lines from the begin of one on, which are used soon. Nothing is
+    /// checked: what lies outside of the mapping is asked for in vain.
+    #[inline(always)]
     pub(crate) fn prefetch(&self, offset: usize, len: usize) {
-        for word in self.words(offset, len.div_ceil(WORD)).iter().step_by(LINE / WORD) {
-            kernel::prefetch(word);
+        let mut line = self.raw.as_ptr().wrapping_add(offset);
+        let end = line.wrapping_add(len);
+        while line < end {
+            kernel::prefetch(line);
+            line = line.wrapping_add(LINE);
         }
     }
 
@@ -122,8 +138,9 @@ impl Map {
         let word = unsafe { self.raw.as_mut_ptr().add(offset) }.cast::<u32>();
         // SAFETY: the mapping begins at a page and `offset` is a multiple of 4, so
         // `word` is aligned; it is readable and writable as long as `self` lives;
-        // all accesses of this process are atomic, or plain loads by the one
-        // owner while it does not store (`Owner::copy_out`).
+        // all accesses of this process are atomic, or plain ones of the one owner:
+        // loads while it does not store (`Owner::copy_out`), and stores to where no
+        // other thread looks (`Owner::save`).
         unsafe { AtomicU32::from_ptr(word) }
     }
 
@@ -153,13 +170,22 @@ impl Map {
         self.memory.words(offset, count)
     }
 
-    #[inline]
+    #[inline(always)]
     fn check(&self, offset: usize, len: usize) {
-        let end = offset.checked_add(len);
+        let len_of_all = self.len();
+        // Without a sum, which might overflow.
+        if len > len_of_all || offset > len_of_all - len {
+            beyond(offset, len, len_of_all);
+        }
+    }
+
+    /// Any thread may look at these bytes, which are in the mapping.
+    #[inline]
+    fn check_shared(&self, offset: usize, len: usize) {
+        let private = &self.private;
         assert!(
-            end.is_some_and(|end| end <= self.len()),
-            "{len} bytes at {offset} exceed a mapping of {}",
-            self.len()
+            offset >= private.end || offset.saturating_add(len) <= private.start,
+            "{len} bytes at {offset} are the owner's, {private:?}"
         );
     }
 
@@ -178,6 +204,13 @@ impl Map {
             }
         })
     }
+}
+
+/// Numbers and not references to them, so that a check leaves them in registers.
+#[cold]
+#[inline(never)]
+fn beyond(offset: usize, len: usize, mapping: usize) -> ! {
+    panic!("{len} bytes at {offset} exceed a mapping of {mapping}");
 }
 
 #[cfg(test)]
@@ -200,14 +233,22 @@ pub(crate) struct Owner {
 impl Owner {
     /// Maps `len` bytes of `file`, and gives the one owner of the mapping.
     ///
+    /// `private` is what other threads never look at; it lies in front of all records.
+    ///
     /// MADV_RANDOM comes before the first touch: with it a store to a clean page
     /// costs 3 us on ext4 and writes 4 KiB back, without it 30 to 90 us and 1 to
     /// 2 MiB, because reading ahead makes large folios.
-    pub(crate) fn map_file(file: &File, len: usize, prefault: Prefault) -> io::Result<Owner> {
+    pub(crate) fn map_file(
+        file: &File,
+        len: usize,
+        private: Range<usize>,
+        prefault: Prefault,
+    ) -> io::Result<Owner> {
         let raw = MmapOptions::new().len(len).map_raw(file)?;
         let map = Map {
             watch: Watch::new(raw.as_ptr(), raw.len()),
             raw,
+            private,
             #[cfg(all(loom, test))]
             memory: Memory::default(),
         };
@@ -218,10 +259,10 @@ impl Owner {
 
     /// The owner of a file of `len` bytes of which a model made those that it touches.
     #[cfg(all(loom, test))]
-    pub(crate) fn of_model(len: usize, memory: Memory) -> io::Result<Owner> {
+    pub(crate) fn of_model(len: usize, private: Range<usize>, memory: Memory) -> io::Result<Owner> {
         let raw = MmapRaw::from(MmapOptions::new().len(len).map_anon()?);
         let watch = Watch::new(raw.as_ptr(), raw.len());
-        Ok(Owner::of(Map { watch, raw, memory }))
+        Ok(Owner::of(Map { watch, raw, private, memory }))
     }
 
     fn of(map: Map) -> Owner {
@@ -230,6 +271,30 @@ impl Owner {
             not_sync: PhantomData,
             #[cfg(test)]
             stores_left: Cell::new(BORN_WITH.get()),
+        }
+    }
+
+    /// A part of the mapping, to be stored into. Its bounds are checked here, once for all
+    /// its stores.
+    #[inline(always)]
+    pub(crate) fn part(&mut self, offset: usize, len: usize) -> Part<'_> {
+        self.part_of(offset, len)
+    }
+
+    /// Several parts at once, each by offset and length.
+    #[inline(always)]
+    pub(crate) fn parts<const N: usize>(&mut self, parts: [(usize, usize); N]) -> [Part<'_>; N] {
+        // `array::map` is not always made part of its caller, and costs a call then.
+        core::array::from_fn(|i| self.part_of(parts[i].0, parts[i].1))
+    }
+
+    #[inline(always)]
+    fn part_of(&self, offset: usize, len: usize) -> Part<'_> {
+        Part {
+            owner: self,
+            words: self.map.words(offset, len.div_ceil(WORD)),
+            #[cfg(all(loom, test))]
+            offset,
         }
     }
 
@@ -246,39 +311,72 @@ impl Owner {
     /// is filled with zeros.
     #[inline]
     pub(crate) fn store_bytes(&mut self, offset: usize, from: &[u8]) {
-        let words = self.map.words(offset, from.len().div_ceil(WORD));
-        let (whole, rest) = from.as_chunks::<WORD>();
-        for (word, bytes) in words.iter().zip(whole) {
-            self.store(word, u64::from_ne_bytes(*bytes));
-        }
-        if let Some(last) = words.get(whole.len()) {
-            let mut bytes = [0; WORD];
-            bytes[..rest.len()].copy_from_slice(rest);
-            self.store(last, u64::from_ne_bytes(bytes));
-        }
+        self.part(offset, from.len()).store_bytes(0, from);
     }
 
     /// Stores zeros from `offset` up to `end`, both multiples of 8.
     #[inline]
     pub(crate) fn zero(&mut self, offset: usize, end: usize) {
-        let words = self.map.words(offset, end.saturating_sub(offset) / WORD);
-        words.iter().for_each(|word| self.store(word, 0));
+        let len = end.saturating_sub(offset);
+        self.part(offset, len).zero(0, len);
     }
 
-    /// Copies `len` bytes, a multiple of 8, within the mapping.
-    #[inline]
-    pub(crate) fn copy_within(&mut self, from: usize, to: usize, len: usize) {
-        let (from, to) = (self.map.words(from, len / WORD), self.map.words(to, len / WORD));
-        for (from, to) in from.iter().zip(to) {
-            self.store(to, from.load(Ordering::Relaxed));
-        }
-    }
-
-    #[inline]
+    #[inline(always)]
     fn store(&self, word: &AtomicU64, value: u64) {
         if self.alive() {
             word.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// Copies `len` bytes, a multiple of 8, from behind what is private to its begin, in
+    /// one piece and in any order: behind all stores before, and what is to come behind it
+    /// is a release.
+    #[inline(always)]
+    pub(crate) fn save(&mut self, from: usize, len: usize) {
+        let private = self.map.private.clone();
+        assert!(
+            from >= private.end && len <= private.len(),
+            "{len} bytes of {from} are saved in {private:?}"
+        );
+        self.map.check(from, len);
+        self.map.check(private.start, len);
+        compiler_fence_before_save();
+        self.copy(from, private.start, len);
+    }
+
+    #[cfg(not(test))]
+    #[inline(always)]
+    fn copy(&self, from: usize, to: usize, len: usize) {
+        self.copy_plainly(from, to, len);
+    }
+
+    /// Word by word where the process is to "die" among them, and in models, which know
+    /// no other stores.
+    #[cfg(test)]
+    fn copy(&self, from: usize, to: usize, len: usize) {
+        let (count, left) = (len / WORD, self.stores_left.get());
+        if cfg!(loom) || left < count as u64 {
+            let (from, to) = (self.map.words(from, count), self.map.words(to, count));
+            from.iter().zip(to).for_each(|(from, to)| self.store(to, from.load(Ordering::Relaxed)));
+        } else {
+            self.stores_left.set(left - count as u64);
+            self.copy_plainly(from, to, len);
+        }
+    }
+
+    /// Copies what `save` has checked.
+    #[inline(always)]
+    fn copy_plainly(&self, from: usize, to: usize, len: usize) {
+        let base = self.map.raw.as_mut_ptr();
+        // SAFETY: `check` proved that `from` lies in the mapping.
+        let source = unsafe { base.add(from) }.cast_const();
+        // SAFETY: as above for `to`.
+        let target = unsafe { base.add(to) };
+        // SAFETY: both are good for `len` bytes by `check`, and apart, as `from` lies behind
+        // all that is private and the copy ends in it. Nothing races with the loads, as for
+        // `copy_out`. Nothing races with the stores: this is the one owner, `save` has it
+        // exclusively, and `check_shared` keeps all other threads from what is private.
+        unsafe { source.copy_to_nonoverlapping(target, len) };
     }
 
     /// Copies bytes out of the mapping in one piece.
@@ -299,13 +397,13 @@ impl Owner {
     /// As above, word by word: a model knows no other loads.
     #[cfg(all(loom, test))]
     pub(crate) fn copy_out(&self, offset: usize, to: &mut [u8]) {
-        self.map.load_bytes(offset, to);
+        self.map.copy_words(offset, to);
     }
 
     /// The little-endian u32 at a multiple of 4.
     #[inline]
     pub(crate) fn load_u32(&self, offset: usize) -> u32 {
-        self.map.load_u32(offset, Ordering::Relaxed)
+        u32::from_le(self.map.word32(offset).load(Ordering::Relaxed))
     }
 
     /// The mapping, for readers.
@@ -331,6 +429,72 @@ impl Owner {
     #[inline(always)]
     fn alive(&self) -> bool {
         true
+    }
+}
+
+/// A part of a mapping, to be stored into by its owner alone: offsets count from its begin.
+#[derive(Debug)]
+pub(crate) struct Part<'a> {
+    owner: &'a Owner,
+    words: &'a [AtomicU64],
+    #[cfg(all(loom, test))]
+    offset: usize,
+}
+
+impl Part<'_> {
+    /// The little-endian u32 at a multiple of 4.
+    #[inline(always)]
+    pub(crate) fn load_u32(&self, at: usize) -> u32 {
+        u32::from_le(self.word32(at).load(Ordering::Relaxed))
+    }
+
+    /// Stores one little-endian u32 at a multiple of 4.
+    #[inline(always)]
+    pub(crate) fn store_u32(&self, at: usize, value: u32, order: Ordering) {
+        let word = self.word32(at);
+        if self.owner.alive() {
+            word.store(value.to_le(), order);
+        }
+    }
+
+    /// Stores bytes from a multiple of 8 on, word by word, relaxed; the last word is
+    /// filled with zeros.
+    #[inline(always)]
+    pub(crate) fn store_bytes(&self, at: usize, from: &[u8]) {
+        let words = &self.words[at / WORD..][..from.len().div_ceil(WORD)];
+        let (whole, rest) = from.as_chunks::<WORD>();
+        for (word, bytes) in words.iter().zip(whole) {
+            self.owner.store(word, u64::from_ne_bytes(*bytes));
+        }
+        if let Some(last) = words.get(whole.len()) {
+            let mut bytes = [0; WORD];
+            bytes[..rest.len()].copy_from_slice(rest);
+            self.owner.store(last, u64::from_ne_bytes(bytes));
+        }
+    }
+
+    /// Stores zeros from `at` up to `end`, both multiples of 8.
+    #[inline(always)]
+    pub(crate) fn zero(&self, at: usize, end: usize) {
+        if at < end {
+            self.words[at / WORD..end / WORD].iter().for_each(|word| self.owner.store(word, 0));
+        }
+    }
+
+    #[cfg(not(all(loom, test)))]
+    #[inline(always)]
+    fn word32(&self, at: usize) -> &AtomicU32 {
+        assert!(at.is_multiple_of(size_of::<u32>()), "offset {at} is not aligned");
+        let word = self.words[at / WORD].as_ptr().cast::<u32>();
+        // SAFETY: `at` is a multiple of 4, so this is one of the two halves of the word.
+        let half = unsafe { word.add(at % WORD / size_of::<u32>()) };
+        // SAFETY: as in `Map::word32`.
+        unsafe { AtomicU32::from_ptr(half) }
+    }
+
+    #[cfg(all(loom, test))]
+    fn word32(&self, at: usize) -> &AtomicU32 {
+        self.owner.map.word32(self.offset + at)
     }
 }
 
@@ -423,12 +587,18 @@ pub(crate) fn link_unnamed(file: &File, name: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::AssertUnwindSafe;
+    use std::panic::catch_unwind;
+
     use super::*;
+
+    /// As an undo slot lies: in front of what is saved there.
+    const PRIVATE: Range<usize> = 64..128;
 
     fn owner(len: usize) -> Owner {
         let file = memory_file().unwrap();
         reserve(&file, len as u64).unwrap();
-        Owner::map_file(&file, len, Prefault::Write).unwrap()
+        Owner::map_file(&file, len, PRIVATE, Prefault::Write).unwrap()
     }
 
     #[test]
@@ -441,9 +611,9 @@ mod tests {
         let mut words = [0xff; 11];
         owner.map().load_bytes(4096, &mut words);
         assert_eq!(&words, b"twelve byte");
-        owner.copy_within(4096, 8, 16);
-        owner.zero(8, 16);
-        owner.copy_out(8, &mut plain);
+        owner.save(4096, 16);
+        owner.zero(64, 72);
+        owner.copy_out(64, &mut plain);
         assert_eq!(&plain, b"\0\0\0\0\0\0\0\0ytes\0\0\0\0");
     }
 
@@ -467,6 +637,43 @@ mod tests {
     #[should_panic(expected = "exceed a mapping of 4096")]
     fn an_offset_that_overflows_is_refused() {
         owner(4096).map().load_bytes(usize::MAX - 7, &mut [0; 16]);
+    }
+
+    #[test]
+    fn no_other_thread_looks_at_what_is_private() {
+        let owner = owner(4096);
+        let map = owner.map();
+        for (offset, len) in [(0, 64), (128, 8), (56, 8), (128, 0)] {
+            map.load_bytes(offset, &mut vec![0; len]);
+        }
+        for (offset, len) in [(64, 8), (0, 65), (56, 16), (120, 8), (64, 64), (8, 4000)] {
+            let load = || map.load_bytes(offset, &mut vec![0; len]);
+            let found = catch_unwind(AssertUnwindSafe(load));
+            assert!(found.is_err(), "{len} bytes at {offset}");
+        }
+        let half = AssertUnwindSafe(|| map.load_u32(124, Ordering::Relaxed));
+        assert!(catch_unwind(half).is_err());
+    }
+
+    #[test]
+    fn saved_is_what_lies_behind_and_fits() {
+        let mut owner = owner(4096);
+        for (from, len) in [(128, 72), (120, 8), (0, 8), (64, 8), (4080, 24), (usize::MAX, 8)] {
+            let save = AssertUnwindSafe(|| owner.save(from, len));
+            assert!(catch_unwind(save).is_err(), "{len} bytes of {from}");
+        }
+        owner.store_bytes(4032, &[7; 64]);
+        owner.save(4032, 64);
+        let mut saved = [0; 80];
+        owner.copy_out(56, &mut saved);
+        assert_eq!((saved[..8].iter().sum::<u8>(), &saved[8..72]), (0, &[7; 64][..]));
+        assert_eq!(saved[72..], [0; 8]);
+        // The process dies after three of eight words.
+        owner.store_bytes(4032, &[9; 64]);
+        owner.stores_left.set(3);
+        owner.save(4032, 64);
+        owner.copy_out(64, &mut saved[..64]);
+        assert_eq!((&saved[..24], &saved[24..64]), (&[9; 24][..], &[7; 40][..]));
     }
 
     #[test]

@@ -48,6 +48,7 @@ use crate::tree::redo_read::open_beside;
 use crate::tree::schema_error::SchemaError;
 use crate::tree::state::State;
 use crate::tree::state::SyncError;
+use crate::tree::write::saved_range;
 
 /// How a tree is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,7 +333,7 @@ impl Verified {
         let expected = self.layout.file_len();
         fill_holes(file.file(), expected)
             .map_err(|source| OpenError::Space { expected, source })?;
-        let owner = Owner::map_file(file.file(), len, Prefault::Read);
+        let owner = Owner::map_file(file.file(), len, saved_range(&self.layout), Prefault::Read);
         // It may have been cut since it was read, and cannot be mapped then.
         let found = file.file().metadata().map_err(OpenError::io("examine the file"))?.len();
         if found != expected {

@@ -29,6 +29,13 @@ pub(crate) fn fence_behind_odd() {
     atomic::fence(Ordering::Release);
 }
 
+/// Keeps what is saved behind what was stored before, in the order of the program: it
+/// matters to who dies between two of its stores, and to no other thread.
+#[inline(always)]
+pub(crate) fn compiler_fence_before_save() {
+    atomic::compiler_fence(Ordering::Release);
+}
+
 /// Keeps a reader's words behind its first look at seq.
 #[inline(always)]
 pub(crate) fn fence_behind_first_look() {

@@ -219,7 +219,7 @@ mod tests {
     fn owner() -> (Owner, std::fs::File) {
         let file = memory_file().unwrap();
         reserve(&file, LEN as u64).unwrap();
-        (Owner::map_file(&file, LEN, Prefault::Write).unwrap(), file)
+        (Owner::map_file(&file, LEN, 0..0, Prefault::Write).unwrap(), file)
     }
 
     #[test]

@@ -248,7 +248,7 @@ mod tests {
     fn owner() -> Owner {
         let file = memory_file().unwrap();
         reserve(&file, LEN as u64).unwrap();
-        Owner::map_file(&file, LEN, Prefault::Write).unwrap()
+        Owner::map_file(&file, LEN, 0..0, Prefault::Write).unwrap()
     }
 
     fn page(owner: &Owner) -> Vec<u8> {

@@ -5,6 +5,7 @@
 
 use core::fmt;
 use core::mem::offset_of;
+use core::ops::Range;
 
 use zerocopy::IntoBytes;
 
@@ -22,17 +23,29 @@ use crate::tree::map::WORD;
 use crate::tree::mapped::Tree;
 use crate::tree::order::Ordering;
 use crate::tree::order::fence_behind_odd;
+use crate::tree::plan::Layout;
 use crate::tree::plan::UNDO_OFFSET;
 use crate::tree::record::CHANGE_FLAG_AT;
 use crate::tree::record::empty_head;
 use crate::tree::record::leaf_head;
 use crate::tree::state::SyncError;
 
-/// Where the undo slot says which record it holds.
-pub(crate) const ARMED_AT: usize = UNDO_OFFSET as usize + offset_of!(UndoHeader, armed);
-const SAVED_LEN_AT: usize = UNDO_OFFSET as usize + offset_of!(UndoHeader, saved_len);
+/// Where the undo slot lies, and what its header says: which record is saved, and how long
+/// it is. The header's fields count from its begin.
+pub(crate) const UNDO_AT: usize = UNDO_OFFSET as usize;
+pub(crate) const ARMED_AT: usize = offset_of!(UndoHeader, armed);
+pub(crate) const SAVED_LEN_AT: usize = offset_of!(UndoHeader, saved_len);
+/// Where a record's seq lies in it.
+const SEQ_AT: usize = offset_of!(RecordHead, seq);
 /// Where the record that is being overwritten is saved.
-pub(crate) const SAVED_AT: usize = UNDO_OFFSET as usize + size_of::<UndoHeader>();
+pub(crate) const SAVED_AT: usize = UNDO_AT + size_of::<UndoHeader>();
+
+/// Where records are saved: nobody but the owner looks there while the tree is open, as
+/// readers of other processes go by the file.
+pub(crate) fn saved_range(layout: &Layout) -> Range<usize> {
+    // No record is longer than the largest stride.
+    SAVED_AT..SAVED_AT + layout.stride_max() as usize
+}
 
 /// Whether a replica's leaf counts as changed when it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -340,7 +353,7 @@ impl Tree {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn store(&mut self, record: &Record, head: &LeafHead, data: &[u8], mark: Mark) {
         // Loaded first, so that in a large tree the misses of the columns and of
         // the record are waited for together.
@@ -350,7 +363,7 @@ impl Tree {
         self.note(record, head, old, mark);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn note(&mut self, record: &Record, head: &LeafHead, old: Digest, mark: Mark) {
         self.index.put(record, head, old);
         if mark == Mark::Changed {
@@ -368,7 +381,7 @@ pub(crate) const fn used_len(data_size: usize) -> usize {
 }
 
 /// Overwrites a record of which the first `used` bytes may differ from zero.
-#[inline]
+#[inline(always)]
 pub(crate) fn store_record(
     owner: &mut Owner,
     record: &Record,
@@ -377,34 +390,33 @@ pub(crate) fn store_record(
     data: &[u8],
     mark: Mark,
 ) {
-    let at = record.offset;
-    arm(owner, record, used);
+    let len = used_len(data.len());
+    owner.save(record.offset, used);
+    let [undo, leaf] =
+        owner.parts([(UNDO_AT, SAVED_LEN_AT + size_of::<u32>()), (record.offset, used.max(len))]);
+    // A record is no longer than a stride, which is a u32.
+    undo.store_u32(SAVED_LEN_AT, used as u32, Ordering::Relaxed);
+    undo.store_u32(ARMED_AT, record.leaf.0 + 1, Ordering::Release);
     // Anything that a crash left odd becomes even by the same two steps.
-    let odd = owner.load_u32(at) | 1;
+    let odd = leaf.load_u32(SEQ_AT) | 1;
     // Release: the undo slot is armed before the record is touched.
-    owner.store_u32(at, odd, Ordering::Release);
+    leaf.store_u32(SEQ_AT, odd, Ordering::Release);
     // No word below is seen by a reader that does not see `odd` then.
     fence_behind_odd();
-    owner.store_bytes(at + RecordHead::WIRE_OFFSET, head.as_bytes());
-    owner.store_bytes(at + RecordHead::DATA_OFFSET, data);
-    owner.zero(at + used_len(data.len()), at + used);
+    leaf.store_bytes(RecordHead::WIRE_OFFSET, head.as_bytes());
+    leaf.store_bytes(RecordHead::DATA_OFFSET, data);
+    leaf.zero(len, used);
     if mark == Mark::Changed {
-        owner.store_u32(at + CHANGE_FLAG_AT, 1, Ordering::Relaxed);
+        leaf.store_u32(CHANGE_FLAG_AT, 1, Ordering::Relaxed);
     }
-    owner.store_u32(at, odd.wrapping_add(1), Ordering::Release);
-    disarm(owner);
-}
-
-fn arm(owner: &mut Owner, record: &Record, used: usize) {
-    owner.copy_within(record.offset, SAVED_AT, used);
-    // A record is no longer than a stride, which is a u32.
-    owner.store_u32(SAVED_LEN_AT, used as u32, Ordering::Relaxed);
-    owner.store_u32(ARMED_AT, record.leaf.0 + 1, Ordering::Release);
+    leaf.store_u32(SEQ_AT, odd.wrapping_add(1), Ordering::Release);
+    // Release: the record is whole before it is given up.
+    undo.store_u32(ARMED_AT, 0, Ordering::Release);
 }
 
 /// Release: the record is whole before it is given up.
 pub(crate) fn disarm(owner: &mut Owner) {
-    owner.store_u32(ARMED_AT, 0, Ordering::Release);
+    owner.store_u32(UNDO_AT + ARMED_AT, 0, Ordering::Release);
 }
 
 /// Puts a record back. The caller disarms.
@@ -429,7 +441,6 @@ mod tests {
     use crate::layout::TreeId;
     use crate::tree::create::CreateOptions;
     use crate::tree::open::OpenOptions;
-    use crate::tree::plan::Layout;
     use crate::tree::recover::Damaged;
     use crate::tree::recover::Ending;
     use crate::tree::recover::Recovery;
@@ -494,7 +505,7 @@ mod tests {
             assert!(is_new || !whole, "lost after {stores} stores");
             assert_eq!(tree.is_changed(LEAF), is_new, "after {stores} stores");
             assert!(tree.owner.load_u32(tree.record(LEAF).unwrap().offset).is_multiple_of(2));
-            assert_eq!(tree.owner.load_u32(ARMED_AT), 0);
+            assert_eq!(tree.owner.load_u32(UNDO_AT + ARMED_AT), 0);
             undone += u32::from(recovery.undone == Some(LEAF));
             if whole {
                 break;

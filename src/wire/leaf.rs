@@ -115,6 +115,7 @@ impl<'a> LeafIter<'a> {
         })
     }
 
+    #[inline(always)]
     fn read(&mut self) -> Result<Leaf<'a>, LeafError> {
         let cut = |expected| LeafError::Cut { expected, found: self.rest.len() };
         let (head, tail) =
@@ -138,6 +139,7 @@ impl<'a> LeafIter<'a> {
 
     /// Verifies the leaf in front and those behind it, and says how many from the front are
     /// right. Several checksums are computed in the time of one.
+    #[inline(never)]
     fn right_in_front(&self) -> u16 {
         // The one in front was counted off `left` already.
         let most = TOGETHER_MAX.min(usize::from(self.left) + 1);
@@ -161,6 +163,7 @@ impl<'a> LeafIter<'a> {
 }
 
 /// Checks one leaf.
+#[cold]
 fn verify(head: &LeafHead, data: &[u8]) -> Result<(), LeafError> {
     let (expected, found) = (head.checksum.get(), leaf_checksum(head, data));
     if found == expected { Ok(()) } else { Err(LeafError::Checksum { expected, found }) }
@@ -169,6 +172,7 @@ fn verify(head: &LeafHead, data: &[u8]) -> Result<(), LeafError> {
 impl<'a> Iterator for LeafIter<'a> {
     type Item = Result<Leaf<'a>, LeafError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         let leaf = self.read();

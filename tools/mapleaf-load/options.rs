@@ -32,9 +32,15 @@ pub(crate) struct Common {
     #[arg(long, default_value_t = 0, value_name = "COUNT",
         value_parser = clap::value_parser!(u32).range(0..=64))]
     pub(crate) senders: u32,
+    /// Most bytes of a period that the server sends at once to each subscriber; 0: all
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = parse::size_u32)]
+    pub(crate) burst: u32,
     /// What the server's datagrams leave by; raw needs CAP_NET_RAW
     #[arg(long, default_value = "udp", value_name = "udp|raw", value_parser = parse::transport)]
     pub(crate) transport: Transport,
+    /// Bytes that each subscriber's socket asks for to receive into
+    #[arg(long, default_value = "4MiB", value_name = "SIZE", value_parser = parse::size_u32)]
+    pub(crate) receive_buffer: u32,
     /// Server and subscribers spin instead of sleeping
     #[arg(long)]
     pub(crate) busy_poll: bool,
@@ -89,6 +95,8 @@ impl Common {
             "period_s": self.period.as_secs_f64(),
             "datagram_size": self.datagram_size,
             "senders": self.senders,
+            "burst": self.burst,
+            "receive_buffer": self.receive_buffer,
             "busy_poll": self.busy_poll,
             "transport": format!("{:?}", self.transport).to_lowercase(),
             "folder": self.folder(),

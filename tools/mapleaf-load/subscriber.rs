@@ -26,6 +26,7 @@ use mapleaf::runtime::MirrorObserver;
 use mapleaf::runtime::MirrorOptions;
 use mapleaf::runtime::MirrorStatus;
 use mapleaf::runtime::MirrorUntil;
+use mapleaf::runtime::RECEIVE_BUFFER_DEFAULT;
 use mapleaf::runtime::Waiting;
 use mapleaf::runtime::mirror;
 use mapleaf::tree::Tree;
@@ -55,6 +56,9 @@ pub(crate) struct SubscriberArgs {
     /// Spin instead of sleeping
     #[arg(long)]
     pub(crate) busy_poll: bool,
+    /// Bytes that the socket asks for to receive into
+    #[arg(long, default_value_t = RECEIVE_BUFFER_DEFAULT)]
+    pub(crate) receive_buffer: usize,
     /// Which datagrams are lost when some are
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
@@ -74,6 +78,7 @@ pub(crate) fn run(args: SubscriberArgs) -> anyhow::Result<()> {
     let mut options = MirrorOptions::new(args.server);
     options.file = Some(args.file);
     options.loss = Some(loss.clone());
+    options.receive_buffer = args.receive_buffer;
     options.waiting = if args.busy_poll { Waiting::Spin } else { Waiting::Sleep };
     options.until = match args.until_synced {
         true => MirrorUntil::InSync,

@@ -55,6 +55,11 @@ pub(crate) struct LoadArgs {
     /// Where changes come from
     #[arg(long, value_enum, default_value_t = Source::Feed)]
     pub(crate) source: Source,
+    /// Changes a second, each of a leaf that comes back after all others; as many as can be
+    /// made without
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["source", "no_conflation"],
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub(crate) rate: Option<u64>,
     /// Share of datagrams that each subscriber loses, both ways, in every other time
     /// that is measured
     #[arg(long, default_value = "0", value_name = "SHARE", value_parser = parse::loss)]
@@ -101,6 +106,7 @@ pub(crate) fn run(
         "loss": load.loss,
         "seconds": load.seconds.as_secs_f64(),
         "source": source,
+        "rate": load.rate,
     }));
     let mut report = Report::new(command, options);
     let serving = Serving { batch: load.batch, ..Serving::default() };
@@ -113,9 +119,7 @@ pub(crate) fn run(
         search(load, &world, &all, &mut report)?;
     }
     let said = all.iter_mut().map(Subscriber::end).collect::<anyhow::Result<Vec<_>>>()?;
-    if load.loss > 0.0 {
-        add_lost(&said, &mut report);
-    }
+    add_lost(load, &said, &mut report);
     let counters = world.end()?;
     world.verify(all.iter().map(Subscriber::file))?;
     if !load.no_conflation {
@@ -124,7 +128,9 @@ pub(crate) fn run(
         report.add("conflated share", "%", 100.0 * conflated as f64 / updates.max(1) as f64);
     }
     drop((all, world));
-    add_limit(load, subscribers, &mut report)?;
+    if load.rate.is_none() {
+        add_limit(load, subscribers, &mut report)?;
+    }
     report.note("changes of one leaf within one period are conflated: only the last is sent");
     Ok(report)
 }
@@ -140,7 +146,7 @@ fn measure(
     let windows = thread::scope(|scope| {
         let device = match load.source {
             Source::Feed => {
-                world.order(Mode::Fast);
+                world.order(load.rate.map_or(Mode::Fast, |rate| Mode::InTurn { rate }));
                 None
             }
             Source::Device => Some(scope.spawn(|| report_changes(load, world, &over))),
@@ -244,18 +250,22 @@ impl Window {
 }
 
 /// Adds what was lost, and how it was repaired.
-fn add_lost(said: &[Said], report: &mut Report) {
+fn add_lost(load: &LoadArgs, said: &[Said], report: &mut Report) {
     let sum = |name| said.iter().map(|said| said.counter(name)).sum::<u64>() as f64;
-    let dropped: u64 = said.iter().map(Said::dropped).sum();
-    report.add("datagrams dropped on purpose", "datagrams", dropped as f64);
+    report.add("EVENTs received", "datagrams", sum("client.events"));
     report.add("EVENTs lost", "datagrams", sum("client.events_lost"));
     report.add("REQUESTs", "datagrams", sum("client.requests"));
     report.add("leaves repaired", "leaves", sum("client.leaves_repaired"));
     let twice = sum("client.leaves_repeated") + sum("client.leaves_older");
     report.add("leaves that came for nothing", "leaves", twice);
     report.add("messages that found a full queue", "messages", sum("socket.queue_drops"));
-    report
-        .note("times with and without loss alternate in one run; each share is of two neighbours");
+    if load.loss > 0.0 {
+        let dropped: u64 = said.iter().map(Said::dropped).sum();
+        report.add("datagrams dropped on purpose", "datagrams", dropped as f64);
+        report.note(
+            "times with and without loss alternate in one run; each share is of two neighbours",
+        );
+    }
 }
 
 /// A device that reports random leaves until it is over.

@@ -87,6 +87,7 @@ pub(crate) struct World {
     server: Option<JoinHandle<Result<ServeReport, ServeError>>>,
     folder: TempDir,
     busy_poll: bool,
+    receive_buffer: u32,
 }
 
 impl World {
@@ -106,6 +107,7 @@ impl World {
         options.datagram_size = common.datagram_size;
         options.waiting = common.waiting();
         options.senders = common.senders as usize;
+        options.burst = common.burst as usize;
         options.transport = common.transport;
         options.feed = Some(Box::new(load));
         options.on_ready = Some(Box::new(move |address| {
@@ -122,9 +124,19 @@ impl World {
             let ended = server.join().map_err(|_| anyhow::anyhow!("the server panicked"))?;
             bail!("the server did not start: {:?}", ended.err());
         };
-        let busy_poll = common.busy_poll;
+        let Common { busy_poll, receive_buffer, .. } = *common;
         let server = Some(server);
-        let world = World { address, orders, waker, board, stop, server, folder, busy_poll };
+        let world = World {
+            address,
+            orders,
+            waker,
+            board,
+            stop,
+            server,
+            folder,
+            busy_poll,
+            receive_buffer,
+        };
         world.order(Mode::Filling);
         wait_for("every leaf was written", PATIENCE, || Ok(world.orders.mode() == Mode::Paused))?;
         Ok(world)
@@ -155,6 +167,7 @@ impl World {
         let file = self.folder.path().join(name);
         let mut command = itself("subscriber", server)?;
         command.arg("--file").arg(&file).args(flags);
+        command.arg("--receive-buffer").arg(self.receive_buffer.to_string());
         if self.busy_poll {
             command.arg("--busy-poll");
         }

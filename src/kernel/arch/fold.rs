@@ -55,7 +55,7 @@ const SHORT_FAR: usize = 192;
 /// How far ahead memory is asked for, see `lanes`: two of its pages, or two groups of records
 /// of 1 KiB. From memory, GB/s at 4, 8 and 16 KiB: 220 B 12.8, 15.9 and 14.2, 1,024 B 12.8,
 /// 13.4 and 13.0 (Zen 3). Asked for by records and not in order, that is: see `prefetch`.
-const PREFETCH_AHEAD: usize = 8192;
+pub(super) const PREFETCH_AHEAD: usize = 8192;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -139,7 +139,7 @@ unsafe fn checksums(records: impl Records, out: &mut [u32]) {
 /// As for `checksums`.
 #[inline]
 #[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
-unsafe fn eight(records: &mut impl Records, out: &mut [u32; EIGHT]) {
+pub(super) unsafe fn eight(records: &mut impl Records, out: &mut [u32; EIGHT]) {
     let mut rest = *records;
     let (places, lens) = rest.take::<EIGHT>();
     let short = if let Ahead::Nothing = places.ahead() { SHORT_NEAR } else { SHORT_FAR };
@@ -180,7 +180,7 @@ fn behind<const N: usize>(front: &[u8; N], bytes: &[u8]) -> u32 {
 /// As for `checksums`.
 #[inline]
 #[target_feature(enable = "avx2,vpclmulqdq,pclmulqdq,sse4.2")]
-unsafe fn some(records: &mut impl Records, out: &mut [u32]) {
+pub(super) unsafe fn some(records: &mut impl Records, out: &mut [u32]) {
     let mut rest = out;
     while rest.len() >= FOUR {
         // Five are as fast as four, and one alone takes as long as these.
@@ -406,10 +406,15 @@ fn prefetch(places: impl Places, i: usize, offset: usize, line: usize) {
         Ahead::InOrder => places.at(0).wrapping_add(line.wrapping_mul(LINE)),
         Ahead::ByRecord => places.at(i).wrapping_add(offset),
     };
-    let ahead = at.wrapping_add(PREFETCH_AHEAD);
+    prefetch_at(at.wrapping_add(PREFETCH_AHEAD));
+}
+
+/// Asks for the line at an address, which need not exist.
+#[inline(always)]
+pub(super) fn prefetch_at(at: *const u8) {
     // SAFETY: a prefetch of an address that does not exist does nothing, and all that have
     // these 64 bits have it.
-    unsafe { simd::_mm_prefetch::<{ simd::_MM_HINT_T0 }>(ahead.cast()) };
+    unsafe { simd::_mm_prefetch::<{ simd::_MM_HINT_T0 }>(at.cast()) };
 }
 
 /// # Safety
@@ -465,7 +470,7 @@ unsafe fn finish_long(at: *const u8, len: usize, crc: u64) -> u32 {
 /// They may be read.
 #[inline]
 #[target_feature(enable = "sse4.2")]
-unsafe fn finish_word(at: *const u8, len: usize, crc: u32) -> u32 {
+pub(super) unsafe fn finish_word(at: *const u8, len: usize, crc: u32) -> u32 {
     let (mut at, mut len, mut crc) = (at, len, crc);
     if len >= 4 {
         // SAFETY: as above.

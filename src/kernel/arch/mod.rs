@@ -11,6 +11,8 @@ mod lanes;
 mod load;
 mod portable;
 #[cfg(target_arch = "x86_64")]
+pub(super) mod wide;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod x86_64;
 
 use load::Load;
@@ -32,6 +34,10 @@ const RUN_MAX: usize = 1024;
 pub enum ChecksumKernel {
     /// One record after another, through the crate crc32c.
     Portable,
+    /// Two thirds of each record by carry-less multiplication of 64 bytes at once, a third by
+    /// SSE4.2 instructions.
+    #[cfg(target_arch = "x86_64")]
+    Wide(wide::Wide, x86_64::Sse42),
     /// Half of each record by carry-less multiplication, half by SSE4.2 instructions.
     #[cfg(target_arch = "x86_64")]
     Fold(fold::Fold, x86_64::Sse42),
@@ -43,16 +49,17 @@ pub enum ChecksumKernel {
     Crc(aarch64::ArmCrc),
 }
 
-/// Asks for the cache line at `place`, which is needed soon. Nothing happens where the
-/// processor has no stable instruction for it.
-#[inline]
-pub fn prefetch<T>(place: &T) {
+/// Asks for the cache line at `place`, which is needed soon; it need not exist. Nothing
+/// happens where the processor has no stable instruction for it.
+#[inline(always)]
+pub fn prefetch<T>(place: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use core::arch::x86_64::_MM_HINT_T0;
         use core::arch::x86_64::_mm_prefetch;
-        // SAFETY: SSE is part of x86-64, and a prefetch reads nothing that a program sees.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(place).cast()) };
+        // SAFETY: SSE is part of x86-64, and a prefetch of any address reads nothing that a
+        // program sees, and faults nowhere.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(place.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = place;
@@ -202,9 +209,10 @@ impl ChecksumKernel {
     pub fn detect() -> ChecksumKernel {
         #[cfg(target_arch = "x86_64")]
         if let Some(token) = x86_64::Sse42::detect() {
-            return match fold::Fold::detect() {
-                Some(fold) => ChecksumKernel::Fold(fold, token),
-                None => ChecksumKernel::Sse42(token),
+            let Some(fold) = fold::Fold::detect() else { return ChecksumKernel::Sse42(token) };
+            return match wide::Wide::beyond(fold) {
+                Some(wide) => ChecksumKernel::Wide(wide, token),
+                None => ChecksumKernel::Fold(fold, token),
             };
         }
         #[cfg(target_arch = "aarch64")]
@@ -216,21 +224,25 @@ impl ChecksumKernel {
 
     /// Every version that this processor can run, the fastest first.
     pub fn available() -> Vec<ChecksumKernel> {
-        match Self::detect() {
-            ChecksumKernel::Portable => vec![ChecksumKernel::Portable],
-            #[cfg(target_arch = "x86_64")]
-            ChecksumKernel::Fold(fold, token) => {
-                let both = [ChecksumKernel::Fold(fold, token), ChecksumKernel::Sse42(token)];
-                both.into_iter().chain([ChecksumKernel::Portable]).collect()
-            }
-            fastest => vec![fastest, ChecksumKernel::Portable],
+        let mut all = vec![ChecksumKernel::Portable];
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = x86_64::Sse42::detect() {
+            all.push(ChecksumKernel::Sse42(token));
+            all.extend(fold::Fold::detect().map(|fold| ChecksumKernel::Fold(fold, token)));
+            all.extend(wide::Wide::detect().map(|wide| ChecksumKernel::Wide(wide, token)));
         }
+        #[cfg(target_arch = "aarch64")]
+        all.extend(aarch64::ArmCrc::detect().map(ChecksumKernel::Crc));
+        all.reverse();
+        all
     }
 
     /// CRC32C of the bytes that gave `crc` followed by `bytes`.
     #[inline]
     pub fn append(self, crc: u32, bytes: &[u8]) -> u32 {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            ChecksumKernel::Wide(wide, _) => wide.append(crc, bytes),
             #[cfg(target_arch = "x86_64")]
             ChecksumKernel::Fold(fold, _) if bytes.len() <= RUN_MAX => fold.append(crc, bytes),
             _ => crc32c::crc32c_append(crc, bytes),
@@ -242,6 +254,8 @@ impl ChecksumKernel {
     pub fn behind<const N: usize>(self, front: &[u8; N], bytes: &[u8]) -> u32 {
         match self {
             #[cfg(target_arch = "x86_64")]
+            ChecksumKernel::Wide(wide, _) => wide.behind(front, bytes),
+            #[cfg(target_arch = "x86_64")]
             ChecksumKernel::Fold(fold, _) if bytes.len() <= RUN_MAX => fold.behind(front, bytes),
             _ => crc32c::crc32c_append(crc32c::crc32c(front), bytes),
         }
@@ -251,6 +265,8 @@ impl ChecksumKernel {
     pub const fn name(self) -> &'static str {
         match self {
             ChecksumKernel::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            ChecksumKernel::Wide(..) => "avx512",
             #[cfg(target_arch = "x86_64")]
             ChecksumKernel::Fold(..) => "vpclmulqdq",
             #[cfg(target_arch = "x86_64")]
@@ -341,12 +357,19 @@ impl ChecksumKernel {
             ChecksumKernel::Portable => unsafe { portable::checksums::<L>(records, out) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above; nobody writes records that are read plainly.
+            ChecksumKernel::Wide(wide, _) if L::WORD_ALIGN == 1 => unsafe {
+                wide.checksums(records, out)
+            },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
             ChecksumKernel::Fold(fold, _) if L::WORD_ALIGN == 1 => unsafe {
                 fold.checksums(records, out)
             },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            ChecksumKernel::Fold(_, token) => unsafe { token.checksums::<L>(records, out) },
+            ChecksumKernel::Wide(_, token) | ChecksumKernel::Fold(_, token) => unsafe {
+                token.checksums::<L>(records, out)
+            },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             ChecksumKernel::Sse42(token) => unsafe { token.checksums::<L>(records, out) },
@@ -363,6 +386,9 @@ impl ChecksumKernel {
 pub enum DiffKernel {
     /// Blocks are compared whole, and item by item where they differ.
     Portable,
+    /// Sixteen items a step, AVX-512 instructions.
+    #[cfg(target_arch = "x86_64")]
+    Avx512(x86_64::Avx512),
     /// Eight items a step, AVX2 instructions.
     #[cfg(target_arch = "x86_64")]
     Avx2(x86_64::Avx2),
@@ -372,6 +398,10 @@ impl DiffKernel {
     /// The fastest version for this processor.
     pub fn detect() -> DiffKernel {
         #[cfg(target_arch = "x86_64")]
+        if let Some(token) = x86_64::Avx512::detect() {
+            return DiffKernel::Avx512(token);
+        }
+        #[cfg(target_arch = "x86_64")]
         if let Some(token) = x86_64::Avx2::detect() {
             return DiffKernel::Avx2(token);
         }
@@ -380,17 +410,22 @@ impl DiffKernel {
 
     /// Every version that this processor can run, the fastest first.
     pub fn available() -> Vec<DiffKernel> {
-        match Self::detect() {
-            DiffKernel::Portable => vec![DiffKernel::Portable],
-            #[cfg(target_arch = "x86_64")]
-            fastest => vec![fastest, DiffKernel::Portable],
+        let mut all = vec![DiffKernel::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            all.extend(x86_64::Avx2::detect().map(DiffKernel::Avx2));
+            all.extend(x86_64::Avx512::detect().map(DiffKernel::Avx512));
         }
+        all.reverse();
+        all
     }
 
     /// Name for logs and tables.
     pub const fn name(self) -> &'static str {
         match self {
             DiffKernel::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            DiffKernel::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
             DiffKernel::Avx2(_) => "avx2",
         }
@@ -402,6 +437,8 @@ impl DiffKernel {
         match self {
             DiffKernel::Portable => portable::differing(ours, theirs, base, out),
             #[cfg(target_arch = "x86_64")]
+            DiffKernel::Avx512(token) => token.differing(ours, theirs, base, out),
+            #[cfg(target_arch = "x86_64")]
             DiffKernel::Avx2(token) => token.differing(ours, theirs, base, out),
         }
     }
@@ -412,6 +449,8 @@ impl DiffKernel {
         let (theirs, _) = theirs.as_chunks::<4>();
         match self {
             DiffKernel::Portable => portable::differing(ours, theirs, base, out),
+            #[cfg(target_arch = "x86_64")]
+            DiffKernel::Avx512(token) => token.differing(ours, theirs, base, out),
             #[cfg(target_arch = "x86_64")]
             DiffKernel::Avx2(token) => token.differing(ours, theirs, base, out),
         }

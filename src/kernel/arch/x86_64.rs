@@ -1,5 +1,5 @@
-//! Versions for x86-64: SSE4.2 for checksums, AVX2 for the comparison of
-//! columns.
+//! Versions for x86-64: SSE4.2 for checksums, AVX2 and AVX-512 for the comparison
+//! of columns.
 
 #![allow(unsafe_code)]
 
@@ -33,6 +33,24 @@ const STRETCH: usize = 1_024;
 /// first way learn. Lists of 32 by PEXT (a tenth: 3.2) lose to it there as well.
 const DENSE: usize = STRETCH / 8;
 
+/// Items of a vector of AVX-512.
+const WIDE_VECTOR: usize = 16;
+
+/// Room for the differences of a block: each vector's list is written whole, whatever it counts.
+const LIST: usize = DIFF_BLOCK + WIDE_VECTOR;
+
+/// Differences of a stretch from which on the blocks of the next one are gone over without a
+/// branch for those that are equal. Branches that nothing foretells cost more than the lists
+/// that they avoid: 16 k items of which a hundredth differs, us with and without these branches
+/// 2.9 and 1.7, of which none differs 1.46 and 1.67 (Zen 4, 64 patterns in turn, reading both
+/// 1.45).
+const FEW: usize = 4;
+
+/// The same from which on they are listed by vectors: 1 in 21. Of an hundredth us are 1.4 by
+/// words, and 1.4 to 2.2 by vectors: they are written again and again across the same two cache
+/// lines, and how long that takes depends on where these lie.
+const MANY: usize = 48;
+
 /// Proof that the processor has SSE4.2.
 #[derive(Clone, Copy, Debug)]
 pub struct Sse42(());
@@ -40,6 +58,10 @@ pub struct Sse42(());
 /// Proof that the processor has AVX2, and BMI1 and POPCNT as all that have it.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(());
+
+/// Proof that the processor has AVX-512F, and BMI1 and POPCNT as all that have it.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
 
 impl Sse42 {
     /// Asks the processor.
@@ -116,6 +138,165 @@ impl Avx2 {
         // SAFETY: the token proves the instructions.
         unsafe { differing_avx2(ours, theirs, base, out) };
     }
+}
+
+impl Avx512 {
+    /// Asks the processor.
+    pub fn detect() -> Option<Avx512> {
+        let found = std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("bmi1")
+            && std::arch::is_x86_feature_detected!("popcnt");
+        found.then_some(Avx512(()))
+    }
+
+    pub(super) fn differing<T: Item>(
+        self,
+        ours: &[u32],
+        theirs: &[T],
+        base: u32,
+        out: &mut Vec<u32>,
+    ) {
+        // SAFETY: the token proves the instructions.
+        unsafe { differing_avx512(ours, theirs, base, out) };
+    }
+}
+
+/// Goes over each stretch by what the one before was like, as `differing_avx2`, in three ways.
+///
+/// Zen 4, 16 k items, the share of the speed of reading both by this and by AVX2: none differs
+/// 1.07 and 1.11, a hundredth 0.95 and 0.90, a tenth 0.69 to 0.92 and 0.46, all 0.45 to 0.66 and 0.3 to 0.5.
+/// That is with patterns that branches can learn; with 64 in turn a hundredth takes 0.87 and
+/// 0.40. The range is that of places of the list in memory.
+#[target_feature(enable = "avx512f,bmi1,popcnt")]
+fn differing_avx512<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
+    let len = ours.len().min(theirs.len());
+    // A vector that lies in two cache lines takes as long as two.
+    let apart = ours.as_ptr().align_offset(size_of::<simd::__m512i>()).min(len);
+    portable::differing_rest(&ours[..apart], theirs, 0, base, out);
+    let (ours, theirs, base) = (&ours[apart..len], &theirs[apart..len], base + apart as u32);
+    let (our_blocks, _) = ours.as_chunks::<DIFF_BLOCK>();
+    let (their_blocks, _) = theirs.as_chunks::<DIFF_BLOCK>();
+    out.reserve(len + LIST - DIFF_BLOCK);
+    let room = out.spare_capacity_mut();
+    let stretches = our_blocks.chunks(STRETCH / DIFF_BLOCK);
+    let (mut index, mut found, mut differing) = (0, 0, 0);
+    for (ours, theirs) in stretches.zip(their_blocks.chunks(STRETCH / DIFF_BLOCK)) {
+        let (blocks, before) = (ours.iter().zip(theirs), found);
+        if differing < FEW {
+            for (a, b) in blocks {
+                let mask = wide_mask(a, b);
+                if mask != 0 {
+                    found += list_few(mask, base + index, room_for_block(room, found));
+                }
+                index += DIFF_BLOCK as u32;
+            }
+        } else if differing < MANY {
+            for (a, b) in blocks {
+                found += list_few(wide_mask(a, b), base + index, room_for_block(room, found));
+                index += DIFF_BLOCK as u32;
+            }
+        } else {
+            for (a, b) in blocks {
+                found += list_many(wide_masks(a, b), base + index, room_for_block(room, found));
+                index += DIFF_BLOCK as u32;
+            }
+        }
+        differing = found - before;
+    }
+    let found = out.len() + found;
+    // SAFETY: `found` is at most the length and all items, which were reserved, and these
+    // places were written: each list as far as it counts, from where the one before ended.
+    unsafe { out.set_len(found) };
+    portable::differing_rest(ours, theirs, index, base, out);
+}
+
+/// One check of bounds for all lists of a block.
+#[inline(always)]
+fn room_for_block(room: &mut [MaybeUninit<u32>], found: usize) -> &mut [MaybeUninit<u32>; LIST] {
+    room[found..].first_chunk_mut().expect("what was reserved")
+}
+
+/// Bit `i` is set if item `i` differs.
+#[inline]
+#[target_feature(enable = "avx512f,bmi1,popcnt")]
+fn wide_mask<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> u64 {
+    let [a, b, c, d] = wide_masks(ours, theirs).map(u64::from);
+    a | b << 16 | c << 32 | d << 48
+}
+
+/// Bit `i` of mask `n` is set if item `i` of vector `n` differs.
+#[inline]
+#[target_feature(enable = "avx512f,bmi1,popcnt")]
+fn wide_masks<T: Item>(
+    ours: &[u32; DIFF_BLOCK],
+    theirs: &[T; DIFF_BLOCK],
+) -> [u16; DIFF_BLOCK / WIDE_VECTOR] {
+    let (ours, _) = ours.as_chunks::<WIDE_VECTOR>();
+    let (theirs, _) = theirs.as_chunks::<WIDE_VECTOR>();
+    let mut masks = [0; DIFF_BLOCK / WIDE_VECTOR];
+    for ((mask, a), b) in masks.iter_mut().zip(ours).zip(theirs) {
+        *mask = simd::_mm512_cmpneq_epi32_mask(wide_vector(a), wide_vector(b));
+    }
+    masks
+}
+
+/// Writes `first + i` for each bit `i` of `mask`, and gives how many: the first four without a
+/// branch.
+#[inline]
+#[target_feature(enable = "avx512f,bmi1,popcnt")]
+fn list_few(mask: u64, first: u32, to: &mut [MaybeUninit<u32>; LIST]) -> usize {
+    let count = mask.count_ones() as usize;
+    let mut rest = mask;
+    for place in &mut to[..4] {
+        place.write(first.wrapping_add(rest.trailing_zeros()));
+        rest &= rest.wrapping_sub(1);
+    }
+    if rest != 0 {
+        for place in &mut to[4..count] {
+            place.write(first.wrapping_add(rest.trailing_zeros()));
+            rest &= rest.wrapping_sub(1);
+        }
+    }
+    count
+}
+
+/// The same for any number: compresses the places of each vector's bits to its front and writes
+/// half of it or all, whatever they are.
+#[inline]
+#[target_feature(enable = "avx512f,bmi1,popcnt")]
+fn list_many(
+    masks: [u16; DIFF_BLOCK / WIDE_VECTOR],
+    first: u32,
+    to: &mut [MaybeUninit<u32>; LIST],
+) -> usize {
+    let steps = simd::_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let mut count = 0;
+    for (i, mask) in masks.into_iter().enumerate() {
+        let first = first.wrapping_add((i * WIDE_VECTOR) as u32);
+        let places = simd::_mm512_add_epi32(steps, simd::_mm512_set1_epi32(first as i32));
+        // Through a register: written by the instruction itself a tenth takes 22 us, not 1.5.
+        let places = simd::_mm512_maskz_compress_epi32(mask, places);
+        let list = to[count..].first_chunk_mut::<WIDE_VECTOR>().expect("a vector behind a block");
+        // Half a vector lies in two lines half as often: a tenth takes 1.6 us instead of 1.8.
+        let half = simd::_mm512_castsi512_si256(places);
+        // SAFETY: they are longer than half a vector, and the store asks for no alignment.
+        unsafe { simd::_mm256_storeu_si256(list.as_mut_ptr().cast(), half) };
+        if mask.count_ones() as usize > VECTOR {
+            // SAFETY: they are as long as the vector, and the store asks for no alignment.
+            unsafe { simd::_mm512_storeu_si512(list.as_mut_ptr().cast(), places) };
+        }
+        count += mask.count_ones() as usize;
+    }
+    count
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,bmi1,popcnt")]
+fn wide_vector<T: Item>(items: &[T; WIDE_VECTOR]) -> simd::__m512i {
+    const { assert!(size_of::<[T; WIDE_VECTOR]>() == size_of::<simd::__m512i>()) };
+    // SAFETY: the items are as long as the vector, and the load asks for no alignment. Both
+    // kinds of Item are plain integers or bytes.
+    unsafe { simd::_mm512_loadu_si512(items.as_ptr().cast()) }
 }
 
 /// Goes over each stretch by what the one before was like: the time of the one way rises with

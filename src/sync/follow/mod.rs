@@ -139,8 +139,8 @@ pub(crate) struct Follower {
     /// A different digest means something for periods closed by this EVENT or a
     /// later one.
     comparable_from: u64,
-    /// A leaf is held that a relay's history does not have: nothing is sure up to any
-    /// watermark until digests are equal.
+    /// The digests differed, or a leaf is held that a relay's history does not have:
+    /// nothing is sure up to any watermark until digests are equal.
     is_doubtful: bool,
     is_in_sync: bool,
     mismatches_in_row: u32,
@@ -256,10 +256,6 @@ impl Follower {
         self.asks.clear();
     }
 
-    pub(crate) fn is_in_sync(&self) -> bool {
-        self.is_in_sync
-    }
-
     pub(crate) fn progress(&self) -> Progress {
         Progress {
             held_leaves: self.spans.held_count(),
@@ -278,10 +274,19 @@ impl Follower {
 
     // What comes.
 
-    /// Whether an EVENT came whose number the server never gave: the run is false,
-    /// and so is what was taken for live. Asking clears it.
-    pub(crate) fn take_false_run(&mut self) -> bool {
-        core::mem::take(&mut self.is_false_run)
+    /// Makes the REQUESTs that are due and says whether the copy is in sync. Nothing if an
+    /// EVENT came whose number the server never gave: the run is false, and so is what
+    /// was taken for live.
+    pub(crate) fn conclude<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        tree: &mut T,
+    ) -> Option<bool> {
+        if core::mem::take(&mut self.is_false_run) {
+            return None;
+        }
+        self.advance(desk, tree);
+        Some(self.is_in_sync)
     }
 
     /// Takes an EVENT (claims 8, 13 and 22).
@@ -408,6 +413,8 @@ impl Follower {
         self.is_in_sync = false;
         if header.event_num.get() >= self.comparable_from {
             desk.counters.digest_mismatches += 1;
+            // A comparison may leave what differs as it is, and the next one may have to wait.
+            (self.is_doubtful, self.closed) = (true, Known::Unknown);
             if desk.now >= self.compare_at {
                 self.compare_everything(desk);
             }
@@ -424,15 +431,17 @@ impl Follower {
 
     /// The digests differ: find out where. If a comparison by checksums did not
     /// mend it, the next one comes after a pause that doubles, takes older leaves
-    /// too (the server lost history), and from the third on asks for everything
-    /// (two leaves may have the same checksum once in 2^32).
+    /// too (the server lost history), and from the third on every other one asks for
+    /// everything (two leaves may have the same checksum once in 2^32; but a leaf that
+    /// the server never wrote has changed since nothing, and comes by checksums alone).
     fn compare_everything(&mut self, desk: &mut Desk<'_>) {
         desk.counters.audits += 1;
         let in_row = self.mismatches_in_row;
         let pause = MISMATCH_PAUSE.max(self.joined.heartbeat * 4);
         self.compare_at = desk.now.after(pause * (1 << in_row.min(6)));
         self.mismatches_in_row = in_row.saturating_add(1);
-        let known = if in_row < 2 { Known::Unknown } else { Known::Since(Revision::ZERO) };
+        let is_for_all = in_row >= 2 && in_row.is_multiple_of(2);
+        let known = if is_for_all { Known::Since(Revision::ZERO) } else { Known::Unknown };
         self.spans.set_all(known);
         self.asks.clear();
         self.is_all_asked = false;
@@ -569,6 +578,8 @@ impl Follower {
         }
         let is_current = header.event_num.get() + 1 == self.expected;
         if is_current && self.selection.digest(tree).0 == header.digest.get() {
+            self.is_doubtful = false;
+            self.closed = self.closed_at(header);
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
             self.is_in_sync = source_in_sync(header);

@@ -31,12 +31,13 @@ use crate::tree::order::Mutant;
 use crate::tree::order::Swap;
 use crate::tree::order::leave_out;
 use crate::tree::plan::Layout;
-use crate::tree::plan::UNDO_OFFSET;
 use crate::tree::read::TreeReader;
 use crate::tree::record::leaf_checksum;
 use crate::tree::record::leaf_head;
 use crate::tree::write::Mark;
 use crate::tree::write::SAVED_AT;
+use crate::tree::write::UNDO_AT;
+use crate::tree::write::saved_range;
 use crate::tree::write::store_record;
 use crate::tree::write::used_len;
 
@@ -62,12 +63,10 @@ impl Leaf {
         let record = Extents::new(&LAYOUT).record(LEAF).expect("a leaf of the layout");
         let whole = used_len(CAPACITY as usize);
         // Of the undo header the fields that are stored; they come first.
-        let memory = Memory::new(&[
-            (UNDO_OFFSET as usize, WORD),
-            (SAVED_AT, whole),
-            (record.offset, record.stride),
-        ]);
-        let owner = Owner::of_model(map_len(&LAYOUT).expect("a small file"), memory);
+        let memory =
+            Memory::new(&[(UNDO_AT, WORD), (SAVED_AT, whole), (record.offset, record.stride)]);
+        let len = map_len(&LAYOUT).expect("a small file");
+        let owner = Owner::of_model(len, saved_range(&LAYOUT), memory);
         let owner = owner.expect("some addresses");
         Leaf { owner, record, data_size: 0 }
     }

@@ -51,6 +51,9 @@ pub(crate) fn fence_behind_odd() {
     }
 }
 
+/// A model's own thread does all in the order of the program.
+pub(crate) fn compiler_fence_before_save() {}
+
 pub(crate) fn fence_behind_first_look() {
     if !is_missing(Mutant::FenceBehindFirstLook) {
         atomic::fence(Ordering::Acquire);

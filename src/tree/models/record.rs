@@ -6,6 +6,7 @@ use super::*;
 use crate::tree::order::Ordering;
 use crate::tree::read::attempt_read;
 use crate::tree::write::ARMED_AT;
+use crate::tree::write::SAVED_LEN_AT;
 use crate::tree::write::disarm;
 use crate::tree::write::put_back;
 
@@ -104,9 +105,9 @@ fn a_read_beside_a_death(stores: u64, seen: &Seen) -> bool {
 
 /// As `Undo::find` and `repair` do, which read the file.
 fn recover(leaf: &mut Leaf) {
-    let armed = leaf.owner.load_u32(ARMED_AT) == LEAF.0 + 1;
+    let armed = leaf.owner.load_u32(UNDO_AT + ARMED_AT) == LEAF.0 + 1;
     if armed && leaf.owner.load_u32(leaf.record.offset) % 2 == 1 {
-        let mut saved = vec![0; leaf.owner.load_u32(ARMED_AT + 4) as usize];
+        let mut saved = vec![0; leaf.owner.load_u32(UNDO_AT + SAVED_LEN_AT) as usize];
         leaf.owner.copy_out(SAVED_AT, &mut saved);
         put_back(&mut leaf.owner, &leaf.record, &saved);
     }
