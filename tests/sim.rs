@@ -109,6 +109,13 @@ fn a_forged_leaf_behind_a_relay_does_not_wait_for_the_audit() {
     }
 }
 
+/// A repair that was whole before the last RESPONSE to it, which was lost: the copy said so
+/// only when its REQUEST was given up and a TICK came.
+#[test]
+fn a_part_of_an_answer_that_nobody_lacks_is_not_waited_for() {
+    run_world(&Options::draw(1_100_071, Duration::from_secs(1_800), &Fixed::default()));
+}
+
 const TABLE: &str = "tests/golden/loss-table.txt";
 
 fn table(rows: &[Row]) -> String {

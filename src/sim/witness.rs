@@ -57,7 +57,7 @@ impl Witness {
     }
 
     /// Follows the numbers of a session that there is.
-    fn came(&mut self, now: Time, joined: &Joined, bytes: &[u8]) {
+    fn came(&mut self, now: Time, joined: &Joined, lacks_nothing: bool, bytes: &[u8]) {
         if self.session_id != joined.session_id {
             self.session_id = joined.session_id;
             self.next = joined.event_num + 1;
@@ -79,9 +79,10 @@ impl Witness {
             self.loss_shown.get_or_insert(now);
         }
         if is_response && self.loss_shown.is_some() {
-            // A REQUEST was under way: this is what mends the loss, or a part of it.
+            // A REQUEST was under way: this is what mends the loss, or a part of it. What it
+            // asked for beside the loss need not come.
             let is_last = Flags(header.flags.get()).has(Flags::LAST);
-            self.loss_shown = (!is_last).then_some(now);
+            self.loss_shown = (!is_last && !lacks_nothing).then_some(now);
         }
         self.next = self.next.max(next.saturating_add(u64::from(is_event)));
     }
@@ -170,7 +171,7 @@ impl World {
         let joined = client.joined().filter(|_| client.is_attached());
         match (joined, came) {
             (Some(joined), Some(bytes)) if is_for(client, bytes) => {
-                witness.came(self.now, joined, bytes);
+                witness.came(self.now, joined, client.lacks_nothing(), bytes);
             }
             (None, _) => witness.loss_shown = None,
             _ => {}

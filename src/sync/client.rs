@@ -362,6 +362,12 @@ impl Client {
         self.follower.as_ref().map_or(Revision::ZERO, Follower::watermark)
     }
 
+    /// Whether nothing is left to be asked for, as far as is known.
+    #[cfg(feature = "sim")]
+    pub(crate) fn lacks_nothing(&self) -> bool {
+        self.follower.as_ref().is_some_and(Follower::lacks_nothing)
+    }
+
     /// Whether the copy was equal to the server's at the end of the last period
     /// that was seen.
     pub fn is_in_sync(&self) -> bool {
