@@ -295,8 +295,9 @@ impl World {
             }
         }
         // Where trouble ends all that is down begins at once, and to put a file back takes a
-        // while: within the second of its last life it would begin the same again (R39).
-        let unix_s = self.unix_s() + u64::from(is_older);
+        // while: within the second of a life before it would begin the same again (R39).
+        let put_back_s = if is_older { self.last_life_s + 1 } else { 0 };
+        let unix_s = self.unix_s().max(put_back_s);
         if is_older {
             self.note_durable(0);
         }
@@ -310,6 +311,7 @@ impl World {
                 return self.end_with_error(0, &error, injected);
             }
         };
+        self.last_life_s = self.last_life_s.max(Life::EPOCH_UNIX_S + u64::from(life.0));
         self.note_durable_state(0);
         let is_older = is_older || core::mem::take(&mut self.has_older_file);
         let leaves = SimLeaves::new(tree, Mark::Changed, Coverage::Whole, self.planted);

@@ -73,6 +73,8 @@ pub(super) struct World {
     pub(super) snapshot_count: u64,
     /// An older file took the place of the origin's, and was not served yet.
     pub(super) has_older_file: bool,
+    /// The second, in Unix time, after which the origin's latest life is called.
+    pub(super) last_life_s: u64,
     /// The origin's file is an image of a power loss, and was not served yet. A copy's
     /// tells by itself how it ended.
     pub(super) has_lost_power: bool,
@@ -122,6 +124,7 @@ impl World {
             snapshots: Vec::new(),
             snapshot_count: 0,
             has_older_file: false,
+            last_life_s: 0,
             has_lost_power: false,
             is_troubled: false,
             next_fault: Time::START,
