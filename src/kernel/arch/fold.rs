@@ -24,6 +24,7 @@
 
 use core::arch::x86_64 as simd;
 
+use crate::kernel::arch;
 use crate::kernel::arch::Ahead;
 use crate::kernel::arch::Places;
 use crate::kernel::arch::Records;
@@ -406,15 +407,7 @@ fn prefetch(places: impl Places, i: usize, offset: usize, line: usize) {
         Ahead::InOrder => places.at(0).wrapping_add(line.wrapping_mul(LINE)),
         Ahead::ByRecord => places.at(i).wrapping_add(offset),
     };
-    prefetch_at(at.wrapping_add(PREFETCH_AHEAD));
-}
-
-/// Asks for the line at an address, which need not exist.
-#[inline(always)]
-pub(super) fn prefetch_at(at: *const u8) {
-    // SAFETY: a prefetch of an address that does not exist does nothing, and all that have
-    // these 64 bits have it.
-    unsafe { simd::_mm_prefetch::<{ simd::_MM_HINT_T0 }>(at.cast()) };
+    arch::prefetch(at.wrapping_add(PREFETCH_AHEAD));
 }
 
 /// # Safety

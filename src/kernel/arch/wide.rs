@@ -37,7 +37,7 @@ use crate::kernel::arch::fold;
 use crate::kernel::arch::fold::Fold;
 use crate::kernel::arch::fold::PREFETCH_AHEAD;
 use crate::kernel::arch::fold::finish_word;
-use crate::kernel::arch::fold::prefetch_at;
+use crate::kernel::arch::prefetch;
 
 /// Bytes of a vector, which are those of a cache line.
 const BLOCK: usize = 64;
@@ -400,7 +400,7 @@ impl Lines {
                 Ahead::ByRecord => at[line % N].wrapping_add(line / N * BLOCK),
                 _ => at[0].wrapping_add(line * BLOCK),
             };
-            prefetch_at(place.wrapping_add(PREFETCH_AHEAD));
+            prefetch(place.wrapping_add(PREFETCH_AHEAD));
         }
         self.asked = until;
     }

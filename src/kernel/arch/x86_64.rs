@@ -6,6 +6,7 @@
 use core::arch::x86_64 as simd;
 use core::mem::MaybeUninit;
 
+use crate::kernel::arch;
 use crate::kernel::arch::Records;
 use crate::kernel::arch::lanes;
 use crate::kernel::arch::lanes::Crc;
@@ -114,8 +115,7 @@ impl Crc for Instructions {
 
     #[inline(always)]
     unsafe fn prefetch(at: *const u8) {
-        // SAFETY: a prefetch of an address that does not exist does nothing.
-        unsafe { simd::_mm_prefetch::<{ simd::_MM_HINT_T0 }>(at.cast()) };
+        arch::prefetch(at);
     }
 }
 

@@ -406,12 +406,7 @@ impl Follower {
         if !self.spans.is_live() {
             return;
         }
-        if self.selection.digest(tree).0 == header.digest.get() {
-            self.is_doubtful = false;
-            self.closed = self.closed_at(header);
-            desk.counters.digest_matches += 1;
-            self.mismatches_in_row = 0;
-            self.is_in_sync = source_in_sync(header);
+        if self.note_equality(desk, header, tree) {
             return;
         }
         // Leaves that an answer left out may be the reason: that is no damage, but
@@ -583,14 +578,27 @@ impl Follower {
         if self.is_in_sync || !self.spans.is_live() {
             return;
         }
-        let is_current = header.event_num.get() + 1 == self.expected;
-        if is_current && self.selection.digest(tree).0 == header.digest.get() {
+        if header.event_num.get() + 1 == self.expected {
+            self.note_equality(desk, header, tree);
+        }
+    }
+
+    /// Whether the copy is equal to what the datagram tells of, and what follows if it is.
+    fn note_equality<T: ReplicaLeaves>(
+        &mut self,
+        desk: &mut Desk<'_>,
+        header: &Header,
+        tree: &mut T,
+    ) -> bool {
+        let is_equal = self.selection.digest(tree).0 == header.digest.get();
+        if is_equal {
             self.is_doubtful = false;
             self.closed = self.closed_at(header);
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
             self.is_in_sync = source_in_sync(header);
         }
+        is_equal
     }
 
     /// Applies a leaf unless the one held is as new or newer. Says whether it did.
