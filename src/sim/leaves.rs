@@ -245,6 +245,10 @@ impl SimLeaves {
         self.cells.get(leaf as usize).copied().unwrap_or_default()
     }
 
+    pub(super) fn cells(&self, range: &core::ops::Range<u32>) -> &[Cell] {
+        &self.cells[range.start as usize..range.end as usize]
+    }
+
     /// A leaf's head and Data, read from the record itself.
     pub(super) fn read(&self, leaf: DataLocId) -> (LeafHead, Vec<u8>) {
         let mut bytes = vec![0; self.tree.wire_len(leaf)];

@@ -305,17 +305,17 @@ impl World {
 }
 
 /// The leaves whose newest change is not above the watermark, and that are not held as
-/// the origin holds them.
+/// the origin, whose layout is the same, holds them.
 fn missing(
     leaves: &SimLeaves,
     origin: &SimLeaves,
     range: core::ops::Range<u32>,
     watermark: Revision,
 ) -> impl Iterator<Item = u32> {
-    range.filter(move |leaf| {
-        let expected = origin.cell(*leaf);
-        let held = leaves.cell(*leaf);
-        expected.revision <= watermark.0
-            && (held.revision, held.checksum) != (expected.revision, expected.checksum)
+    let pairs = leaves.cells(&range).iter().zip(origin.cells(&range));
+    range.zip(pairs).filter_map(move |(leaf, (held, expected))| {
+        let is_missing = expected.revision <= watermark.0
+            && (held.revision, held.checksum) != (expected.revision, expected.checksum);
+        is_missing.then_some(leaf)
     })
 }
