@@ -27,7 +27,7 @@ pub(crate) struct ServingArgs {
     pub(crate) transport: Transport,
     /// Most bytes of a period that leave at once to each client, 64KiB at least; the rest
     /// leaves in slices within half of the period, for receivers whose buffers are small.
-    /// 0: all at once. Not with --period 0 or --senders
+    /// 0: all at once. Not with --period 0
     #[arg(long, env = "MAPLEAF_BURST", value_name = "SIZE", default_value = "0",
         value_parser = parse::size_u32)]
     pub(crate) burst: u32,

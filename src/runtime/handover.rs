@@ -3,8 +3,9 @@
 //! The loop owns a fixed number of parts and uses them in turns. It fills one, and
 //! hands it to some *lanes*, one a sender; each lane takes what it was handed in that
 //! order. A part is filled again when every lane that it was handed to is done with
-//! it. If one is not, the hand-over is refused: nothing waits, nothing is queued
-//! beyond the parts, and what to do about it is the caller's affair.
+//! it. If one is not, filling is refused: nothing waits, nothing is queued
+//! beyond the parts, and what to do about it is the caller's affair. Between the two the
+//! loop may fill and hand over others; a part's turn does not come round before that.
 //!
 //! Two words a lane are all that is shared beside the parts: how many the loop has
 //! published to it (with a bit for a sender that sleeps, and one for the end), and how
@@ -89,6 +90,8 @@ pub(super) struct Handover<T> {
     shared: Arc<Shared<T>>,
     /// The part whose turn it is.
     next: usize,
+    /// Parts that are filled and in no lane yet.
+    filled: Box<[bool]>,
     seats: Box<[Seat]>,
 }
 
@@ -122,7 +125,8 @@ impl<T> Handover<T> {
         });
         let taker = |lane| Taker { shared: Arc::clone(&shared), lane, done: 0 };
         let takers = (0..lanes).map(taker).collect();
-        (Handover { shared, next: 0, seats: (0..lanes).map(seat).collect() }, takers)
+        let (filled, seats) = (vec![false; count].into(), (0..lanes).map(seat).collect());
+        (Handover { shared, next: 0, filled, seats }, takers)
     }
 
     /// Says which thread takes from a lane, before anything is handed to it.
@@ -130,20 +134,37 @@ impl<T> Handover<T> {
         self.seats[lane].thread = Some(thread);
     }
 
-    /// Lets `fill` fill the part whose turn it is, and hands it to these lanes.
+    /// The part whose turn it is.
+    pub(super) fn next(&self) -> usize {
+        self.next
+    }
+
+    /// Lets `fill` fill the part whose turn it is, and gives its number.
     ///
     /// # Errors
-    /// A lane is not done with that part: nothing was filled or handed over.
-    pub(super) fn hand_over(&mut self, to: Lanes, fill: impl FnOnce(&mut T)) -> Result<(), Full> {
+    /// That part was not handed over yet, or a lane is not done with it: nothing was filled.
+    pub(super) fn fill(&mut self, fill: impl FnOnce(&mut T)) -> Result<usize, Full> {
         let part = self.next;
-        if !(0..self.seats.len()).all(|lane| self.is_done(lane, self.seats[lane].waits[part])) {
+        let mut lanes = 0..self.seats.len();
+        if self.filled[part] || !lanes.all(|lane| self.is_done(lane, self.seats[lane].waits[part]))
+        {
             return Err(Full);
         }
         let place = self.shared.parts[part].try_write();
         fill(&mut place.expect("whoever was handed the part is done with it"));
+        self.filled[part] = true;
         self.next = (part + 1) % self.shared.parts.len();
+        Ok(part)
+    }
+
+    /// Lets `look` look at a part that was filled, and hands it to these lanes.
+    ///
+    /// # Panics
+    /// It is not filled, or was handed over already.
+    pub(super) fn hand_over(&mut self, part: usize, to: Lanes, look: impl FnOnce(&T)) {
+        assert!(std::mem::take(&mut self.filled[part]), "part {part} is not filled");
+        look(&self.shared.parts[part].try_read().expect("nobody fills a part twice"));
         to.iter().for_each(|lane| self.publish(lane, part));
-        Ok(())
     }
 
     /// Parts that a lane was handed so far.
@@ -165,11 +186,6 @@ impl<T> Handover<T> {
             seat.published.saturating_sub(lane.done.load(Ordering::Relaxed))
         };
         lanes.map(behind).max().unwrap_or(0)
-    }
-
-    /// Whether the part whose turn it is is the first.
-    pub(super) fn is_at_start(&self) -> bool {
-        self.next == 0
     }
 
     /// Number of parts.
@@ -304,23 +320,43 @@ mod tests {
 
     const WATCHDOG: Duration = Duration::from_secs(60);
 
+    fn send(handover: &mut Handover<u64>, to: Lanes, number: u64) -> Result<(), Full> {
+        let part = handover.fill(|part| *part = number)?;
+        handover.hand_over(part, to, |_| ());
+        Ok(())
+    }
+
     #[test]
     fn a_part_that_is_not_sent_is_not_filled_again() {
         let (mut handover, mut takers) = Handover::new(vec![0; 2], 2);
         takers.iter().for_each(|taker| handover.attach(taker.lane(), current()));
-        assert_eq!(handover.hand_over(Lanes::one(0).and(1), |part| *part = 10), Ok(()));
-        assert_eq!(handover.hand_over(Lanes::one(1), |part| *part = 11), Ok(()));
+        assert_eq!(send(&mut handover, Lanes::one(0).and(1), 10), Ok(()));
+        assert_eq!(send(&mut handover, Lanes::one(1), 11), Ok(()));
         assert_eq!((handover.backlog(), handover.published(0), handover.published(1)), (2, 1, 2));
         assert_eq!(takers[0].take(|part| assert_eq!(*part, 10)), Taken::One);
         assert!(handover.is_done(0, 1) && !handover.is_done(1, 1));
-        let refused = handover.hand_over(Lanes::one(0), |_| panic!("lane 1 has not sent it"));
-        assert_eq!(refused, Err(Full));
+        assert_eq!(handover.fill(|_| panic!("lane 1 has not sent it")), Err(Full));
         assert_eq!(takers[1].take(|part| assert_eq!(*part, 10)), Taken::One);
-        assert_eq!(handover.hand_over(Lanes::one(0), |part| *part = 12), Ok(()));
+        assert_eq!(send(&mut handover, Lanes::one(0), 12), Ok(()));
         assert_eq!(takers[1].take(|part| assert_eq!(*part, 11)), Taken::One);
         assert_eq!(takers[0].take(|part| assert_eq!(*part, 12)), Taken::One);
         handover.end();
         takers.iter_mut().for_each(|taker| assert_eq!(taker.take(|_| ()), Taken::Ended));
+    }
+
+    #[test]
+    fn a_part_may_be_handed_over_behind_others_and_is_not_filled_before() {
+        let (mut handover, mut takers) = Handover::new(vec![0; 2], 1);
+        handover.attach(0, current());
+        assert_eq!(handover.fill(|part| *part = 10), Ok(0));
+        assert_eq!(send(&mut handover, Lanes::one(0), 11), Ok(()));
+        assert_eq!(takers[0].take(|part| assert_eq!(*part, 11)), Taken::One);
+        assert_eq!((handover.backlog(), handover.next()), (0, 0));
+        assert_eq!(handover.fill(|_| panic!("it is filled")), Err(Full));
+        handover.hand_over(0, Lanes::one(0), |part| assert_eq!(*part, 10));
+        assert_eq!(handover.fill(|_| panic!("it is not sent")), Err(Full));
+        assert_eq!(takers[0].take(|part| assert_eq!(*part, 10)), Taken::One);
+        assert_eq!(handover.fill(|part| *part = 12), Ok(0));
     }
 
     #[test]
@@ -340,14 +376,14 @@ mod tests {
             if number % 10 == 0 {
                 thread::sleep(Duration::from_millis(2));
             }
-            assert_eq!(handover.hand_over(Lanes::one(0), |part| *part = number), Ok(()));
+            assert_eq!(send(&mut handover, Lanes::one(0), number), Ok(()));
             assert_eq!(told.recv_timeout(WATCHDOG), Ok(number));
             while !handover.is_done(0, number) {
                 thread::yield_now();
             }
         }
         assert!(handover.wakes() > 0);
-        handover.hand_over(Lanes::one(0), |part| *part = 101).unwrap();
+        send(&mut handover, Lanes::one(0), 101).unwrap();
         handover.end();
         assert_eq!(told.recv_timeout(WATCHDOG), Ok(101));
         sender.join().unwrap();

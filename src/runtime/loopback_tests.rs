@@ -289,12 +289,22 @@ fn threads_that_send_leave_a_replica_equal() {
 
 #[test]
 fn a_period_that_leaves_in_slices_is_the_same_period() {
+    leaves_in_slices(0);
+}
+
+#[test]
+fn so_is_one_whose_slices_are_sent_by_threads() {
+    leaves_in_slices(2);
+}
+
+fn leaves_in_slices(senders: usize) {
     let mut site = Site::new(5_000);
     // Long enough that a burst of changes lies in one, and the table is five bursts.
     let config = ReloadableConfig { period: Duration::from_millis(200), ..Default::default() };
     let live = Arc::new(ArcSwap::from_pointee(config));
     let options = ServeOptions {
         burst: 1,
+        senders,
         live: Arc::clone(&live),
         ..ServeOptions::new(site.path("server"))
     };
@@ -315,7 +325,9 @@ fn a_period_that_leaves_in_slices_is_the_same_period() {
     assert!(second.end().unwrap().status.in_sync);
     let relayed = first.end().unwrap().counters;
     assert!(relayed.value("relay_ring", "slices").unwrap() > 0);
-    assert!(server.end().unwrap().counters.value("ring", "slices").unwrap() > 0);
+    let served = server.end().unwrap().counters;
+    assert!(served.value("ring", "slices").unwrap() > 0);
+    assert_eq!(served.value("senders", "handed_over").is_some(), senders > 0);
     site.assert_equal("server", TreeRole::Server, "first");
     site.assert_equal("server", TreeRole::Server, "second");
 }

@@ -169,8 +169,8 @@ pub struct ServeOptions {
     /// Size of the event ring, in bytes.
     pub ring_size: usize,
     /// Most bytes of a period that leave at once to each client, 65,536 at least; what is
-    /// more leaves in slices, in half of the period. 0 sends everything at once, and so do
-    /// a period of no length and threads that send.
+    /// more leaves in slices, in half of the period. 0 sends everything at once, and so does
+    /// a period of no length.
     pub burst: usize,
     /// Receive buffer to ask for, in bytes.
     pub receive_buffer: usize,

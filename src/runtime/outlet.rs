@@ -214,13 +214,9 @@ impl Outlet {
 
     /// The slices that wait, if there are any, with their way out.
     fn waiting(&mut self) -> Option<(&mut Pacing, Way<'_>)> {
-        let Memory { events, pacing, .. } = self.memory.as_mut()?;
-        match events {
-            Events::Own(ring) | Events::Lent(ring) if !pacing.is_idle() => {
-                Some((pacing, Way { ring, socket: &mut self.socket }))
-            }
-            _ => None,
-        }
+        let memory = self.memory.as_mut().filter(|memory| !memory.pacing.is_idle())?;
+        let Memory { events, arena, pacing } = memory;
+        Some((pacing, events.way(&mut self.socket, arena)))
     }
 
     fn senders(&self) -> Option<&Senders> {
@@ -307,6 +303,12 @@ impl Outlet {
             return pacing.send_behind((address, due), batch, source, way);
         }
         let memory = self.memory.as_mut().expect("only a server sends leaves of a tree");
+        if let Recipients::All(addresses) = to
+            && memory.pacing.slices(&batch)
+        {
+            let way = memory.events.way(&mut self.socket, &mut memory.arena);
+            return memory.pacing.send(addresses, batch, source, way);
+        }
         let (ring, destinations) = match (&mut memory.events, to) {
             (Events::Handed(senders), Recipients::All(addresses)) => {
                 let own = OwnWay { socket: &mut self.socket, arena: &mut memory.arena };
@@ -317,13 +319,8 @@ impl Outlet {
             (Events::Handed(senders), Recipients::One(address))
                 if !senders.is_idle_for(address) =>
             {
-                return senders.send_leaves_to(address, batch, source);
-            }
-            (Events::Own(ring) | Events::Lent(ring), Recipients::All(addresses))
-                if memory.pacing.slices(&batch) =>
-            {
-                let way = Way { ring, socket: &mut self.socket };
-                return memory.pacing.send(addresses, batch, source, way);
+                let own = OwnWay { socket: &mut self.socket, arena: &mut memory.arena };
+                return senders.send_leaves_to(address, batch, source, own);
             }
             (Events::Lent(ring), Recipients::All(addresses)) => {
                 let to = Destinations::Each(addresses);
@@ -373,6 +370,14 @@ impl Lender for ToAll<'_> {
 }
 
 impl Events {
+    /// The way of what leaves in slices.
+    fn way<'a>(&'a mut self, socket: &'a mut UdpSocket, arena: &'a mut EventRing) -> Way<'a> {
+        match self {
+            Events::Own(ring) | Events::Lent(ring) => Way::Ring { ring, socket },
+            Events::Handed(senders) => Way::Senders { senders, own: OwnWay { socket, arena } },
+        }
+    }
+
     fn counters(&self) -> &RingCounters {
         match self {
             Events::Own(ring) | Events::Lent(ring) => ring.counters(),

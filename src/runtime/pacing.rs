@@ -23,6 +23,10 @@ use crate::runtime::outlet::ToAll;
 use crate::runtime::ring::Batch;
 use crate::runtime::ring::EventRing;
 use crate::runtime::ring::PIECE_LEN_MAX;
+use crate::runtime::senders::OwnWay;
+use crate::runtime::senders::PART_LEN;
+use crate::runtime::senders::Route;
+use crate::runtime::senders::Senders;
 use crate::sync::Time;
 use crate::wire::LeafSource;
 
@@ -42,9 +46,10 @@ enum To {
     One(SocketAddr),
 }
 
-/// A piece of the ring that waits for its time.
+/// A piece that waits for its time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Slice {
+    /// Where it lies: bytes of the ring, or the number of a part of the senders.
     place: Range<usize>,
     segment: usize,
     to: To,
@@ -52,9 +57,125 @@ struct Slice {
 }
 
 /// What sends and what it is sent from.
-pub(super) struct Way<'a> {
-    pub(super) ring: &'a mut EventRing,
-    pub(super) socket: &'a mut UdpSocket,
+pub(super) enum Way<'a> {
+    /// The loop sends, from the ring.
+    Ring {
+        /// What it sends from.
+        ring: &'a mut EventRing,
+        /// What it sends with.
+        socket: &'a mut UdpSocket,
+    },
+    /// Threads send what the loop hands over.
+    Senders {
+        /// Them.
+        senders: &'a mut Senders,
+        /// What the loop itself sends with.
+        own: OwnWay<'a>,
+    },
+}
+
+impl Way<'_> {
+    fn piece_len_max(&self) -> usize {
+        match self {
+            Way::Ring { .. } => PIECE_LEN_MAX,
+            Way::Senders { .. } => PART_LEN,
+        }
+    }
+
+    /// Where [`Way::hold`] lays this piece out.
+    fn next_place(&mut self, piece: Batch<'_>) -> Range<usize> {
+        match self {
+            Way::Ring { ring, .. } => ring.next_place(piece),
+            Way::Senders { senders, .. } => one(senders.next_part()),
+        }
+    }
+
+    /// Lays a piece out at its place, to be sent from there. Nothing if something else is
+    /// still sent from there.
+    fn hold(
+        &mut self,
+        piece: Batch<'_>,
+        source: &impl LeafSource,
+        place: Range<usize>,
+        to: Addresses<'_>,
+    ) -> Option<Range<usize>> {
+        match self {
+            Way::Ring { ring, socket } => {
+                ring.hold(piece, source, place, &mut to.lender(socket, piece.segment))
+            }
+            Way::Senders { senders, .. } => {
+                let route = to.route(senders, piece);
+                senders.keep_piece(route, piece, source).map(one)
+            }
+        }
+    }
+
+    /// Sends what lies there.
+    fn send_held(&mut self, place: Range<usize>, to: Addresses<'_>, segment: usize) {
+        match self {
+            Way::Ring { ring, socket } => ring.send_held(place, &mut to.lender(socket, segment)),
+            Way::Senders { senders, own } => {
+                senders.send_kept(place.start, own.socket);
+                if matches!(to, Addresses::All(_)) {
+                    senders.note_shared();
+                }
+            }
+        }
+    }
+
+    /// Sends a piece whose place is not free.
+    fn send_beside(&mut self, piece: Batch<'_>, source: &impl LeafSource, to: Addresses<'_>) {
+        match self {
+            Way::Ring { ring, socket } => {
+                ring.copy_out(piece, source, &mut to.lender(socket, piece.segment));
+            }
+            Way::Senders { senders, own } => {
+                let route = to.route(senders, piece);
+                senders.send_piece(route, piece, source, own);
+            }
+        }
+    }
+
+    fn note_slice(&mut self) {
+        match self {
+            Way::Ring { ring, .. } => ring.note_slice(),
+            Way::Senders { senders, .. } => senders.note_slice(),
+        }
+    }
+}
+
+/// The place that a part is.
+fn one(part: usize) -> Range<usize> {
+    part..part + 1
+}
+
+/// Those who get a piece.
+#[derive(Clone, Copy)]
+enum Addresses<'a> {
+    /// All clients of its view.
+    All(&'a [SocketAddr]),
+    /// One of them.
+    One(&'a SocketAddr),
+}
+
+impl<'a> Addresses<'a> {
+    fn lender<'b>(self, socket: &'b mut UdpSocket, segment: usize) -> ToAll<'b>
+    where
+        'a: 'b,
+    {
+        let to = match self {
+            Addresses::All(all) => all,
+            Addresses::One(address) => std::slice::from_ref(address),
+        };
+        ToAll { socket, to: Destinations::Each(to), segment }
+    }
+
+    fn route(self, senders: &mut Senders, piece: Batch<'_>) -> Route {
+        match self {
+            Addresses::All(all) => senders.route_of(piece.view().unwrap_or_default(), all),
+            Addresses::One(address) => senders.route_to(*address),
+        }
+    }
 }
 
 /// What waits of the period that ended last.
@@ -112,12 +233,12 @@ impl Pacing {
         source: &impl LeafSource,
         mut way: Way<'_>,
     ) {
-        let list = To::List(self.keep_list(to));
-        let len = self.piece_len();
+        let (list, addresses) = (To::List(self.keep_list(to)), Addresses::All(to));
+        let len = self.burst.min(way.piece_len_max());
         let count = batch.pieces(len).count() as u32;
         for (piece, number) in batch.pieces(len).zip(0..) {
             let due = (number > 0).then(|| self.began.after(self.time * number / count));
-            self.lay_out(piece, source, (list, to), due, &mut way);
+            self.lay_out(piece, source, (list, addresses), due, &mut way);
         }
     }
 
@@ -143,8 +264,9 @@ impl Pacing {
         source: &impl LeafSource,
         mut way: Way<'_>,
     ) {
-        for piece in batch.pieces(self.piece_len()) {
-            self.lay_out(piece, source, (To::One(address), &[address]), Some(due), &mut way);
+        let to = (To::One(address), Addresses::One(&address));
+        for piece in batch.pieces(self.burst.min(way.piece_len_max())) {
+            self.lay_out(piece, source, to, Some(due), &mut way);
         }
     }
 
@@ -153,36 +275,29 @@ impl Pacing {
         &mut self,
         piece: Batch<'_>,
         source: &impl LeafSource,
-        (to, addresses): (To, &[SocketAddr]),
+        (to, addresses): (To, Addresses<'_>),
         due: Option<Time>,
         way: &mut Way<'_>,
     ) {
         if self.waiting.len() >= ROOM {
             self.send_while(way, |_| true);
         }
-        let place = way.ring.next_place(piece);
+        let (place, segment) = (way.next_place(piece), piece.segment);
         while self.waiting.iter().any(|slice| overlap(&slice.place, &place)) {
             self.send_at(0, way);
         }
-        let (addresses, segment) = (Destinations::Each(addresses), piece.segment);
-        let mut lender = ToAll { socket: way.socket, to: addresses, segment };
-        match (way.ring.hold(piece, source, place, &mut lender), due) {
-            (Some(place), None) => way.ring.send_held(place, &mut lender),
+        match (way.hold(piece, source, place, addresses), due) {
+            (Some(place), None) => way.send_held(place, addresses, segment),
             (Some(place), Some(due)) => {
-                way.ring.note_slice();
+                way.note_slice();
                 self.waiting.push_back(Slice { place, segment, to, due });
             }
-            // The kernel still reads there: sent from elsewhere, behind what waits.
+            // It is sent from elsewhere, behind what waits.
             (None, _) => {
                 self.send_while(way, |_| true);
-                let mut lender = ToAll { socket: way.socket, to: addresses, segment };
-                way.ring.copy_out(piece, source, &mut lender);
+                way.send_beside(piece, source, addresses);
             }
         }
-    }
-
-    fn piece_len(&self) -> usize {
-        self.burst.min(PIECE_LEN_MAX)
     }
 
     /// Sends what is due.
@@ -203,13 +318,11 @@ impl Pacing {
 
     fn send_at(&mut self, index: usize, way: &mut Way<'_>) {
         let Some(slice) = self.waiting.remove(index) else { return };
-        let addresses = match &slice.to {
-            To::List(list) => &self.lists[*list],
-            To::One(address) => std::slice::from_ref(address),
+        let to = match &slice.to {
+            To::List(list) => Addresses::All(&self.lists[*list]),
+            To::One(address) => Addresses::One(address),
         };
-        let to = Destinations::Each(addresses);
-        let mut lender = ToAll { socket: way.socket, to, segment: slice.segment };
-        way.ring.send_held(slice.place, &mut lender);
+        way.send_held(slice.place, to, slice.segment);
     }
 
     fn keep_list(&mut self, to: &[SocketAddr]) -> usize {
@@ -238,6 +351,7 @@ mod tests {
     use crate::net::Offload;
     use crate::net::RecvBatch;
     use crate::net::SocketOptions;
+    use crate::runtime::control::Control;
     use crate::runtime::ring::tests::Numbered;
     use crate::runtime::ring::tests::ids;
     use crate::runtime::ring::tests::plan;
@@ -280,48 +394,94 @@ mod tests {
         UdpSocket::bind("127.0.0.1:0".parse().unwrap(), &options).unwrap()
     }
 
+    /// What sends.
+    enum Sending {
+        Ring(EventRing),
+        Threads { senders: Box<Senders>, arena: EventRing, _control: Control },
+    }
+
+    impl Sending {
+        fn way<'a>(&'a mut self, socket: &'a mut UdpSocket) -> Way<'a> {
+            match self {
+                Sending::Ring(ring) => Way::Ring { ring, socket },
+                Sending::Threads { senders, arena, .. } => {
+                    Way::Senders { senders, own: OwnWay { socket, arena } }
+                }
+            }
+        }
+    }
+
+    /// Every way, with so much memory or as little as it takes.
+    fn ways(len: usize) -> Vec<(UdpSocket, Sending)> {
+        let (control, with_senders, arena) = (Control::new().unwrap(), socket(), EventRing::new(0));
+        let stop = control.stop_handle();
+        let senders = Box::new(Senders::start(&with_senders, 2, len, None, &stop).unwrap());
+        let threads = Sending::Threads { senders, arena: arena.unwrap(), _control: control };
+        vec![
+            (socket(), Sending::Ring(EventRing::new(len).unwrap())),
+            (socket(), Sending::Ring(EventRing::of_lender(len).unwrap())),
+            (with_senders, threads),
+        ]
+    }
+
     /// Clients, and what sends to them.
     struct World {
         clients: Vec<UdpSocket>,
         to: Vec<SocketAddr>,
         socket: UdpSocket,
-        ring: EventRing,
+        sending: Sending,
         pacing: Pacing,
     }
 
     impl World {
-        fn new(clients: usize, ring: EventRing) -> World {
+        fn new(clients: usize, (socket_of_all, sending): (UdpSocket, Sending)) -> World {
             let clients: Vec<_> = (0..clients).map(|_| socket()).collect();
             let to = clients.iter().map(|client| client.local_addr().unwrap()).collect();
-            World { clients, to, socket: socket(), ring, pacing: Pacing::new(1) }
+            World { clients, to, socket: socket_of_all, sending, pacing: Pacing::new(1) }
         }
 
         /// Sends a period to some of the clients.
         fn send(&mut self, period: &Period, to: Range<usize>) {
-            let World { socket, ring, pacing, .. } = self;
-            pacing.send(&self.to[to], period.batch(), &Numbered, Way { ring, socket });
+            // A part that a thread is about to give back would not be free.
+            self.sent();
+            let way = self.sending.way(&mut self.socket);
+            self.pacing.send(&self.to[to], period.batch(), &Numbered, way);
         }
 
         fn due(&mut self, now: Time) {
-            let World { socket, ring, pacing, .. } = self;
-            pacing.send_due(now, Way { ring, socket });
+            self.pacing.send_due(now, self.sending.way(&mut self.socket));
         }
 
         fn rest(&mut self) {
-            let World { socket, ring, pacing, .. } = self;
-            pacing.send_rest(Way { ring, socket });
+            self.pacing.send_rest(self.sending.way(&mut self.socket));
         }
 
         /// Answers a client for which something waits.
         fn answer(&mut self, client: usize, answer: &Period) {
-            let World { socket, ring, pacing, .. } = self;
-            let due = pacing.due_for(self.to[client], false).expect("something waits for it");
-            let (to, way) = ((self.to[client], due), Way { ring, socket });
-            pacing.send_behind(to, answer.batch(), &Numbered, way);
+            let due = self.pacing.due_for(self.to[client], false).expect("something waits for it");
+            let (to, way) = ((self.to[client], due), self.sending.way(&mut self.socket));
+            self.pacing.send_behind(to, answer.batch(), &Numbered, way);
         }
 
+        /// Datagrams that were sent, or handed over to those who send: what they are to do
+        /// and have not done is nothing that waits for its time.
         fn sent(&self) -> u64 {
-            self.socket.counters().datagrams_sent
+            let mut counters = self.socket.counters();
+            if let Sending::Threads { senders, .. } = &self.sending {
+                let deadline = Instant::now() + WATCHDOG;
+                while !senders.are_done() && Instant::now() < deadline {
+                    thread::yield_now();
+                }
+                senders.add_sent(&mut counters);
+            }
+            counters.datagrams_sent
+        }
+
+        fn slices(&self) -> u64 {
+            match &self.sending {
+                Sending::Ring(ring) => ring.counters().slices,
+                Sending::Threads { senders, .. } => senders.ring().slices,
+            }
         }
 
         /// The next leaves that a client gets.
@@ -338,14 +498,10 @@ mod tests {
         }
     }
 
-    fn both_rings(len: usize) -> [EventRing; 2] {
-        [EventRing::new(len).unwrap(), EventRing::of_lender(len).unwrap()]
-    }
-
     #[test]
     fn slices_leave_in_order_each_at_its_time() {
-        for ring in both_rings(1 << 20) {
-            let (mut world, period) = (World::new(2, ring), Period::of(200));
+        for way in ways(1 << 20) {
+            let (mut world, period) = (World::new(2, way), Period::of(200));
             let slices = period.slices();
             let count = slices.len() as u32;
             assert!(count >= 3);
@@ -365,7 +521,7 @@ mod tests {
             }
             assert!(world.pacing.is_idle() && world.pacing.next_due().is_none());
             assert_eq!(world.sent(), 2 * 200);
-            assert_eq!(world.ring.counters().slices, u64::from(count) - 1);
+            assert_eq!(world.slices(), u64::from(count) - 1);
         }
     }
 
@@ -387,8 +543,8 @@ mod tests {
 
     #[test]
     fn an_answer_waits_behind_the_slices_of_its_client() {
-        for ring in both_rings(1 << 20) {
-            let (mut world, period) = (World::new(3, ring), Period::of(200));
+        for way in ways(1 << 20) {
+            let (mut world, period) = (World::new(3, way), Period::of(200));
             let (slices, answer) = (period.slices(), Period::of(70));
             let last = ENDED.after(TIME * (slices.len() as u32 - 1) / slices.len() as u32);
             world.pacing.begin(ENDED, TIME);
@@ -415,8 +571,8 @@ mod tests {
     #[test]
     fn answers_without_end_do_not_wait_without_end() {
         // Large enough that no place is needed twice.
-        let [ring, _] = both_rings(4 << 20);
-        let (mut world, period) = (World::new(1, ring), Period::of(200));
+        let way = ways(4 << 20).remove(0);
+        let (mut world, period) = (World::new(1, way), Period::of(200));
         let (slices, answer) = (period.slices().concat(), Period::of(1));
         world.pacing.begin(ENDED, TIME);
         world.send(&period, 0..1);
@@ -434,24 +590,27 @@ mod tests {
 
     #[test]
     fn views_do_not_wait_for_each_other() {
-        let [ring, _] = both_rings(1 << 20);
-        let (mut world, period) = (World::new(2, ring), Period::of(200));
-        let slices = period.slices();
-        world.pacing.begin(ENDED, TIME);
-        world.send(&period, 0..1);
-        world.send(&period, 1..2);
-        world.due(ENDED.after(TIME / slices.len() as u32));
-        (0..2).for_each(|client| world.expect(client, &slices[..2].concat()));
-        assert!(!world.pacing.is_idle());
-        world.rest();
-        (0..2).for_each(|client| world.expect(client, &slices[2..].concat()));
+        for way in ways(1 << 20) {
+            let (mut world, period) = (World::new(2, way), Period::of(200));
+            let slices = period.slices();
+            world.pacing.begin(ENDED, TIME);
+            world.send(&period, 0..1);
+            world.send(&period, 1..2);
+            world.due(ENDED.after(TIME / slices.len() as u32));
+            (0..2).for_each(|client| world.expect(client, &slices[..2].concat()));
+            assert!(!world.pacing.is_idle());
+            world.rest();
+            (0..2).for_each(|client| world.expect(client, &slices[2..].concat()));
+        }
     }
 
     #[test]
     fn what_waits_leaves_before_its_place_is_used_again() {
-        // The smallest rings hold two slices.
-        for ring in both_rings(0) {
-            let (mut world, period) = (World::new(2, ring), Period::of(400));
+        // The smallest rings hold two slices. The fewest parts are more, as those that need
+        // one do not wait for the threads: it comes round in the next period.
+        for way in ways(0) {
+            let count = if matches!(way.1, Sending::Ring(_)) { 400 } else { 200 };
+            let (mut world, period) = (World::new(2, way), Period::of(count));
             let all = period.slices().concat();
             for round in 0..5 {
                 world.pacing.begin(ENDED.after(TIME * round), TIME);

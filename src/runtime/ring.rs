@@ -53,6 +53,11 @@ impl<'a> Batch<'a> {
         self.packets.chunks(per_piece).map(move |packets| Batch { packets, ..self })
     }
 
+    /// The id of the view whose clients get it.
+    pub(super) fn view(&self) -> Option<u64> {
+        self.packets.first().map(|packet| packet.header.channel.get())
+    }
+
     pub(super) fn leaf_count(&self) -> u64 {
         self.packets.iter().map(|packet| packet.leaves.len() as u64).sum()
     }

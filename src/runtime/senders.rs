@@ -61,7 +61,7 @@ pub(super) const PART_LEN: usize = 64 << 10;
 const PARTS_MIN: usize = 16;
 
 /// To whom a part goes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum To {
     One(SocketAddr),
     List(Arc<List>),
@@ -88,22 +88,30 @@ impl Part {
             To::One(address) => std::slice::from_ref(address),
             To::List(list) => list.of_lane[lane].as_slice(),
         };
+        self.send_to(to, socket);
+    }
+
+    fn send_to(&self, to: &[SocketAddr], socket: &mut UdpSocket) {
         let segments = Segments::new(&self.memory[..self.used], self.segment);
         socket.send_segments(Destinations::Each(to), segments);
     }
 }
 
 /// Who is sent something, and in which lanes they are.
-struct Route {
+#[derive(Clone)]
+pub(super) struct Route {
     lanes: Lanes,
     count: usize,
     to: To,
+    /// The group that the loop sends the same to.
+    group: Option<SocketAddr>,
 }
 
-impl Route {
-    fn list(list: Arc<List>) -> Route {
-        Route { lanes: list.lanes, count: list.count, to: To::List(list) }
-    }
+/// A part that is laid out and waits for its time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Kept {
+    lanes: Lanes,
+    group: Option<SocketAddr>,
 }
 
 /// What the loop itself sends with: to a group, and where no part is free from memory
@@ -117,6 +125,8 @@ pub(super) struct OwnWay<'a> {
 #[derive(Debug)]
 pub(super) struct Senders {
     handover: Handover<Part>,
+    /// Where each part goes that waits for its time.
+    kept: Vec<Kept>,
     threads: Vec<JoinHandle<()>>,
     /// What each thread's handle of the socket counts.
     totals: Vec<Arc<Mutex<net::Counters>>>,
@@ -149,6 +159,7 @@ impl Senders {
         let parts = (0..(ring_size / PART_LEN).max(PARTS_MIN)).map(|_| Part::new());
         let (handover, takers) = Handover::new(parts.collect::<io::Result<_>>()?, count);
         let mut senders = Senders {
+            kept: vec![Kept::default(); handover.parts()],
             handover,
             threads: Vec::with_capacity(count),
             totals: (0..count).map(|_| Arc::default()).collect(),
@@ -200,30 +211,31 @@ impl Senders {
         self.handover.is_done(lane, self.shared_until[lane])
     }
 
+    /// The way to all clients of a view.
+    pub(super) fn route_of(&mut self, view: u64, to: &[SocketAddr]) -> Route {
+        let list = self.lists.of(view, to);
+        let group = self.group.filter(|_| list.group == InGroup::Listened);
+        Route { lanes: list.lanes, count: list.count, to: To::List(list), group }
+    }
+
+    /// The way to one client.
+    pub(super) fn route_to(&self, to: SocketAddr) -> Route {
+        let lanes = Lanes::one(lane_of(to, self.handover.lanes()));
+        Route { lanes, count: 1, to: To::One(to), group: None }
+    }
+
     /// Lays datagrams of leaves out for all clients of a view and has them sent.
     pub(super) fn send_shared_leaves(
         &mut self,
         to: &[SocketAddr],
         batch: Batch<'_>,
         source: &impl LeafSource,
-        own: OwnWay<'_>,
+        mut own: OwnWay<'_>,
     ) {
-        let Some(first) = batch.packets.first() else { return };
-        let list = self.lists.of(first.header.channel.get(), to);
-        let group = self.group.filter(|_| list.group == InGroup::Listened);
-        let to_group = |socket: &mut UdpSocket, bytes: &[u8]| {
-            let Some(group) = group else { return };
-            let segments = Segments::new(bytes, batch.segment);
-            socket.send_segments(Destinations::Each(&[group]), segments);
-        };
+        let Some(view) = batch.view() else { return };
+        let route = self.route_of(view, to);
         for piece in batch.pieces(PART_LEN) {
-            let route = Route::list(Arc::clone(&list));
-            let handed = self.send_piece(route, piece, source, |bytes| {
-                to_group(own.socket, bytes);
-            });
-            if !handed && group.is_some() {
-                own.arena.lay_out(piece, source, |bytes| to_group(own.socket, bytes));
-            }
+            self.send_piece(route.clone(), piece, source, &mut own);
         }
         self.note_shared();
     }
@@ -235,12 +247,66 @@ impl Senders {
         to: SocketAddr,
         batch: Batch<'_>,
         source: &impl LeafSource,
+        mut own: OwnWay<'_>,
     ) {
-        let lanes = Lanes::one(lane_of(to, self.handover.lanes()));
+        let route = self.route_to(to);
         for piece in batch.pieces(PART_LEN) {
-            let route = Route { lanes, count: 1, to: To::One(to) };
-            self.send_piece(route, piece, source, |_| ());
+            self.send_piece(route.clone(), piece, source, &mut own);
         }
+    }
+
+    /// Lays a piece out, no longer than a part, and has it sent; where no part is free, to
+    /// the group alone.
+    pub(super) fn send_piece(
+        &mut self,
+        route: Route,
+        piece: Batch<'_>,
+        source: &impl LeafSource,
+        own: &mut OwnWay<'_>,
+    ) {
+        let (count, group) = (route.count, route.group);
+        if let Some(part) = self.keep_piece(route, piece, source) {
+            return self.send_kept(part, own.socket);
+        }
+        self.dropped += (piece.packets.len() * count) as u64;
+        let Some(group) = group else { return };
+        own.arena.lay_out(piece, source, |bytes| {
+            let segments = Segments::new(bytes, piece.segment);
+            own.socket.send_segments(Destinations::Each(&[group]), segments);
+        });
+    }
+
+    /// The number of the part that the next piece is laid out in.
+    pub(super) fn next_part(&self) -> usize {
+        self.handover.next()
+    }
+
+    /// Lays a piece out, no longer than a part, for [`Senders::send_kept`]. Gives the
+    /// number of its part; nothing if that is not free.
+    pub(super) fn keep_piece(
+        &mut self,
+        route: Route,
+        piece: Batch<'_>,
+        source: &impl LeafSource,
+    ) -> Option<usize> {
+        let count = piece.packets.len();
+        let part = self.keep(route, count, piece.segment, |memory| {
+            let used = lay_out_piece(piece, source, &mut memory[..count * piece.segment]);
+            memory[..used].chunks(piece.segment).for_each(trace_out);
+            used
+        })?;
+        self.ring.leaves += piece.leaf_count();
+        Some(part)
+    }
+
+    /// Has a part sent that was kept.
+    pub(super) fn send_kept(&mut self, part: usize, socket: &mut UdpSocket) {
+        let Kept { lanes, group } = std::mem::take(&mut self.kept[part]);
+        self.handover.hand_over(part, lanes, |part| {
+            if let Some(group) = group {
+                part.send_to(&[group], socket);
+            }
+        });
     }
 
     /// Has one datagram sent to all clients of a view, whose id is `view`.
@@ -251,20 +317,29 @@ impl Senders {
         datagram: &[u8],
         own: OwnWay<'_>,
     ) {
-        let list = self.lists.of(view, to);
-        let segment = datagram.len().max(1);
-        if let Some(group) = self.group.filter(|_| list.group == InGroup::Listened) {
+        let (route, segment) = (self.route_of(view, to), datagram.len().max(1));
+        if let Some(group) = route.group {
             let segments = Segments::new(datagram, segment);
             own.socket.send_segments(Destinations::Each(&[group]), segments);
         }
-        if list.count == 0 {
+        if route.count == 0 {
             return;
         }
-        self.hand_over(Route::list(list), 1, segment, |memory| {
+        let count = route.count;
+        let kept = self.keep(Route { group: None, ..route }, 1, segment, |memory| {
             memory[..datagram.len()].copy_from_slice(datagram);
             datagram.len()
         });
+        match kept {
+            Some(part) => self.send_kept(part, own.socket),
+            None => self.dropped += count as u64,
+        }
         self.note_shared();
+    }
+
+    /// Counts a piece that waits for its time.
+    pub(super) fn note_slice(&mut self) {
+        self.ring.slices += 1;
     }
 
     /// Adds what the threads count to what the loop's socket does.
@@ -278,6 +353,13 @@ impl Senders {
             }
             *socket += read.get();
         }
+    }
+
+    /// Whether everything that was handed over has left, and was counted.
+    #[cfg(test)]
+    pub(super) fn are_done(&self) -> bool {
+        let mut lanes = 0..self.handover.lanes();
+        lanes.all(|lane| self.handover.is_done(lane, self.handover.published(lane)))
     }
 
     /// What was laid out.
@@ -304,51 +386,31 @@ impl Senders {
         counters.add(part, entries.into_iter());
     }
 
-    /// Lays datagrams out, shows them to `laid_out` and hands them over, if there is room.
-    fn send_piece(
+    /// Lets `fill` fill a part, if one is free.
+    fn keep(
         &mut self,
-        route: Route,
-        piece: Batch<'_>,
-        source: &impl LeafSource,
-        laid_out: impl FnOnce(&[u8]),
-    ) -> bool {
-        let count = piece.packets.len();
-        let handed = self.hand_over(route, count, piece.segment, |memory| {
-            let used = lay_out_piece(piece, source, &mut memory[..count * piece.segment]);
-            memory[..used].chunks(piece.segment).for_each(trace_out);
-            laid_out(&memory[..used]);
-            used
-        });
-        self.ring.leaves += if handed { piece.leaf_count() } else { 0 };
-        handed
-    }
-
-    /// Hands a part over that `fill` fills, and says whether it could.
-    fn hand_over(
-        &mut self,
-        Route { lanes, count, to }: Route,
+        Route { lanes, to, group, .. }: Route,
         datagrams: usize,
         segment: usize,
         fill: impl FnOnce(&mut [u8]) -> usize,
-    ) -> bool {
+    ) -> Option<usize> {
         #[cfg(test)]
         let segment = if injected::take() { 0 } else { segment };
         let mut used = 0;
-        let handed = self.handover.hand_over(lanes, |part| {
+        let kept = self.handover.fill(|part| {
             used = fill(&mut part.memory);
             (part.used, part.segment, part.to) = (used, segment, to);
         });
-        if handed.is_err() {
-            self.dropped += (datagrams * count) as u64;
-            return false;
-        }
+        let part = kept.ok()?;
+        self.kept[part] = Kept { lanes, group };
         self.ring.datagrams += datagrams as u64;
         self.ring.bytes += used as u64;
-        self.ring.laps += u64::from(self.handover.is_at_start());
-        true
+        self.ring.laps += u64::from(self.handover.next() == 0);
+        Some(part)
     }
 
-    fn note_shared(&mut self) {
+    /// What was handed over until now is for the clients of a view.
+    pub(super) fn note_shared(&mut self) {
         for (lane, until) in self.shared_until.iter_mut().enumerate() {
             *until = self.handover.published(lane);
         }
@@ -389,10 +451,12 @@ fn send_all(
     alarm: Alarm,
 ) {
     let lane = taker.lane();
-    while taker.take(|part| part.send(lane, &mut socket)) == Taken::One {
+    let mut send = |part: &Part| {
+        part.send(lane, &mut socket);
         // The loop looks at it once a second, and does not wait for it.
         *totals.lock().unwrap_or_else(PoisonError::into_inner) = socket.counters();
-    }
+    };
+    while taker.take(&mut send) == Taken::One {}
     drop(alarm);
 }
 
@@ -467,6 +531,7 @@ mod tests {
             handover.attach(0, current());
             let mut work = Loop::start(1, group);
             work.senders.handover.end();
+            work.senders.kept = vec![Kept::default(); handover.parts()];
             work.senders.handover = handover;
             (work, takers)
         }

@@ -41,8 +41,14 @@ fn count(clients: usize, filters: &[&str]) -> Counted {
     let device = Reports::start(server.address(), 0..64, 40, Duration::from_micros(200));
     wait_until("reports pass", || device.rounds() >= 40);
     drop(device);
-    // A mirror that leaves takes its view along: all changes are sent before that.
-    std::thread::sleep(3 * PERIOD);
+    // A mirror that leaves takes its view along: all changes are sent before that. All
+    // reports were acknowledged before the device ended; the first counters that are
+    // published now may be of the moment before the last period, the second are not.
+    let periods = || server.board.counters().value("server", "periods").unwrap_or(0);
+    for _ in 0..2 {
+        let before = periods();
+        wait_until("periods end", || periods() >= before + 2);
+    }
     wait_until("all are in sync again", || mirrors.iter().all(|one| one.seen.is_in_sync()));
     mirrors.into_iter().map(Running::end).for_each(drop);
     let counters = server.end();

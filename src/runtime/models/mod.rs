@@ -1,8 +1,8 @@
 //! Models of the hand-over between the loop and its senders, run through every
 //! interleaving and every value that an ordering lets a load see.
 //!
-//! The functions under test are the product's: `Handover::hand_over` and `end`,
-//! `Taker::take`. Only their atomics and their sleep are loom's (`order`); the locks
+//! The functions under test are the product's: `Handover::fill`, `hand_over` and
+//! `end`, `Taker::take`. Only their atomics and their sleep are loom's (`order`); the locks
 //! around the parts are std's, which loom does not know and which therefore order
 //! nothing for it. What lies in a part is a word that the loop writes plainly: loom
 //! ends a run in which a sender's look at it is not ordered against that, in either
@@ -57,12 +57,23 @@ impl Loop {
         Loop { handover, senders, handed: vec![Vec::new(); lanes], dropped: 0 }
     }
 
-    fn hand_over(&mut self, value: u64, lanes: &[usize]) {
+    /// Fills a part, if one is free.
+    fn fill(&mut self, value: u64) -> Option<usize> {
+        let filled = self.handover.fill(|word| word.with_mut(|word| *word = value));
+        self.dropped += u64::from(filled.is_err());
+        filled.ok()
+    }
+
+    fn hand_over(&mut self, part: usize, lanes: &[usize]) {
         let to = lanes.iter().fold(Lanes::default(), |to, lane| to.and(*lane));
-        let handed = self.handover.hand_over(to, |word| word.with_mut(|word| *word = value));
-        match handed {
-            Ok(()) => lanes.iter().for_each(|lane| self.handed[*lane].push(value)),
-            Err(_) => self.dropped += 1,
+        let mut value = 0;
+        self.handover.hand_over(part, to, |word| value = word.load(Ordering::Relaxed));
+        lanes.iter().for_each(|lane| self.handed[*lane].push(value));
+    }
+
+    fn send(&mut self, value: u64, lanes: &[usize]) {
+        if let Some(part) = self.fill(value) {
+            self.hand_over(part, lanes);
         }
     }
 
@@ -105,15 +116,15 @@ impl Seen {
 /// Three values through two parts to one sender: a part is used again.
 fn one_sender() -> Outcome {
     let mut work = Loop::new(2, 1);
-    (1..=3).for_each(|value| work.hand_over(value, &[0]));
+    (1..=3).for_each(|value| work.send(value, &[0]));
     work.end()
 }
 
 /// One part to two senders, and used again for one of them.
 fn two_senders() -> Outcome {
     let mut work = Loop::new(1, 2);
-    work.hand_over(1, &[0, 1]);
-    work.hand_over(2, &[1]);
+    work.send(1, &[0, 1]);
+    work.send(2, &[1]);
     work.end()
 }
 
@@ -125,6 +136,24 @@ fn a_sender_gets_what_it_was_handed_whole_in_order_and_once() {
     assert!(seen.any(|outcome| outcome.dropped == 0), "a part is used again");
     assert!(seen.any(|outcome| outcome.dropped == 1), "the loop finds no part and goes on");
     assert!(seen.any(|outcome| outcome.wakes == 0) && seen.any(|outcome| outcome.wakes > 1));
+}
+
+/// Of two parts the first is handed over behind the second, and then used again.
+fn one_later() -> Outcome {
+    let mut work = Loop::new(2, 1);
+    let first = work.fill(1).expect("no part is in use");
+    work.send(2, &[0]);
+    work.hand_over(first, &[0]);
+    work.send(3, &[0]);
+    work.end()
+}
+
+#[test]
+fn a_part_that_is_handed_over_later_is_sent_behind_those_before_it() {
+    let seen = Seen::default();
+    let model = seen.clone();
+    every_run("two parts, the first one later", move || model.note(one_later()));
+    assert!(seen.any(|outcome| outcome.dropped == 0) && seen.any(|outcome| outcome.dropped == 1));
 }
 
 #[test]
