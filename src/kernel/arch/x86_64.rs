@@ -28,12 +28,6 @@ const VECTOR: usize = 8;
 /// Items that are gone over in one way: a page of each column.
 const STRETCH: usize = 1_024;
 
-/// Differences of a stretch from which on the next one is gone over by lists: an eighth. Zen 3,
-/// 16 k items, us by differences one by one and by lists: a tenth 3.0 and 3.6, a fifth 5.9 and
-/// 3.6, all 17.9 and 7.5. With one pattern again and again, that is, which the branches of the
-/// first way learn. Lists of 32 by PEXT (a tenth: 3.2) lose to it there as well.
-const DENSE: usize = STRETCH / 8;
-
 /// Items of a vector of AVX-512.
 const WIDE_VECTOR: usize = 16;
 
@@ -47,10 +41,13 @@ const LIST: usize = DIFF_BLOCK + WIDE_VECTOR;
 /// 1.45).
 const FEW: usize = 4;
 
-/// The same from which on they are listed by vectors: 1 in 21. Of an hundredth us are 1.4 by
-/// words, and 1.4 to 2.2 by vectors: they are written again and again across the same two cache
-/// lines, and how long that takes depends on where these lie.
-const MANY: usize = 48;
+/// The same from which on they are listed by vectors of AVX-512: 1 in 21. Of an hundredth us
+/// are 1.4 by words, and 1.4 to 2.2 by vectors: they are written again and again across the
+/// same two cache lines, and how long that takes depends on where these lie.
+const MANY_WIDE: usize = 48;
+
+/// The same by vectors of AVX2, whose lists come from a table: an eighth.
+const MANY: usize = STRETCH / 8;
 
 /// Proof that the processor has SSE4.2.
 #[derive(Clone, Copy, Debug)]
@@ -161,8 +158,6 @@ impl Avx512 {
     }
 }
 
-/// Goes over each stretch by what the one before was like, as `differing_avx2`, in three ways.
-///
 /// Zen 4, 16 k items, the share of the speed of reading both by this and by AVX2: none differs
 /// 1.07 and 1.11, a hundredth 0.95 and 0.90, a tenth 0.69 to 0.92 and 0.46, all 0.45 to 0.66 and 0.3 to 0.5.
 /// That is with patterns that branches can learn; with 64 in turn a hundredth takes 0.87 and
@@ -174,30 +169,68 @@ fn differing_avx512<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Ve
     let apart = ours.as_ptr().align_offset(size_of::<simd::__m512i>()).min(len);
     portable::differing_rest(&ours[..apart], theirs, 0, base, out);
     let (ours, theirs, base) = (&ours[apart..len], &theirs[apart..len], base + apart as u32);
+    let mask = |a: &_, b: &_| {
+        let [a, b, c, d] = wide_masks(a, b).map(u64::from);
+        a | b << 16 | c << 32 | d << 48
+    };
+    let list = |a: &_, b: &_, first, to: &mut _| list_masks(wide_masks(a, b), first, to);
+    let differs = |a: &_, b: &_| mask(a, b) != 0;
+    differing_by((ours, theirs), base, out, (differs, mask, list, MANY_WIDE));
+}
+
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+fn differing_avx2<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
+    // Fewer instructions than a mask takes, a third of them where nothing differs.
+    let differs = |a: &_, b: &_| differ(a, b);
+    let mask = |a: &_, b: &_| differing_mask(a, b);
+    let list = |a: &_, b: &_, first, to: &mut _| list_places(a, b, first, to);
+    differing_by((ours, theirs), base, out, (differs, mask, list, MANY));
+}
+
+/// Goes over each stretch by what the one before was like, in three ways: the time of the
+/// first rises with what differs, that of the last does not. Of a block `differs` says whether
+/// anything does, `mask` which, and `list` lists them, which is best from `many` in a stretch on.
+///
+/// Inlined in what has the instructions, so all of it may use them.
+#[inline(always)]
+fn differing_by<T: Item>(
+    (ours, theirs): (&[u32], &[T]),
+    base: u32,
+    out: &mut Vec<u32>,
+    (differs, mask, list, many): (
+        impl Fn(&[u32; DIFF_BLOCK], &[T; DIFF_BLOCK]) -> bool,
+        impl Fn(&[u32; DIFF_BLOCK], &[T; DIFF_BLOCK]) -> u64,
+        impl Fn(&[u32; DIFF_BLOCK], &[T; DIFF_BLOCK], u32, &mut Room) -> usize,
+        usize,
+    ),
+) {
+    let len = ours.len().min(theirs.len());
     let (our_blocks, _) = ours.as_chunks::<DIFF_BLOCK>();
     let (their_blocks, _) = theirs.as_chunks::<DIFF_BLOCK>();
-    out.reserve(len + LIST - DIFF_BLOCK);
+    out.reserve(len);
     let room = out.spare_capacity_mut();
+    // The last one may find no room for a whole list.
+    let with_room = room.len().saturating_sub(LIST - DIFF_BLOCK) / DIFF_BLOCK;
+    let our_blocks = &our_blocks[..with_room.min(our_blocks.len())];
     let stretches = our_blocks.chunks(STRETCH / DIFF_BLOCK);
     let (mut index, mut found, mut differing) = (0, 0, 0);
     for (ours, theirs) in stretches.zip(their_blocks.chunks(STRETCH / DIFF_BLOCK)) {
         let (blocks, before) = (ours.iter().zip(theirs), found);
         if differing < FEW {
             for (a, b) in blocks {
-                let mask = wide_mask(a, b);
-                if mask != 0 {
-                    found += list_few(mask, base + index, room_for_block(room, found));
+                if differs(a, b) {
+                    found += list_bits(mask(a, b), base + index, room_for_block(room, found));
                 }
                 index += DIFF_BLOCK as u32;
             }
-        } else if differing < MANY {
+        } else if differing < many {
             for (a, b) in blocks {
-                found += list_few(wide_mask(a, b), base + index, room_for_block(room, found));
+                found += list_bits(mask(a, b), base + index, room_for_block(room, found));
                 index += DIFF_BLOCK as u32;
             }
         } else {
             for (a, b) in blocks {
-                found += list_many(wide_masks(a, b), base + index, room_for_block(room, found));
+                found += list(a, b, base + index, room_for_block(room, found));
                 index += DIFF_BLOCK as u32;
             }
         }
@@ -210,18 +243,13 @@ fn differing_avx512<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Ve
     portable::differing_rest(ours, theirs, index, base, out);
 }
 
+/// Room for what differs in a block.
+type Room = [MaybeUninit<u32>; LIST];
+
 /// One check of bounds for all lists of a block.
 #[inline(always)]
-fn room_for_block(room: &mut [MaybeUninit<u32>], found: usize) -> &mut [MaybeUninit<u32>; LIST] {
+fn room_for_block(room: &mut [MaybeUninit<u32>], found: usize) -> &mut Room {
     room[found..].first_chunk_mut().expect("what was reserved")
-}
-
-/// Bit `i` is set if item `i` differs.
-#[inline]
-#[target_feature(enable = "avx512f,bmi1,popcnt")]
-fn wide_mask<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> u64 {
-    let [a, b, c, d] = wide_masks(ours, theirs).map(u64::from);
-    a | b << 16 | c << 32 | d << 48
 }
 
 /// Bit `i` of mask `n` is set if item `i` of vector `n` differs.
@@ -240,35 +268,29 @@ fn wide_masks<T: Item>(
     masks
 }
 
-/// Writes `first + i` for each bit `i` of `mask`, and gives how many: the first four without a
-/// branch.
-#[inline]
-#[target_feature(enable = "avx512f,bmi1,popcnt")]
-fn list_few(mask: u64, first: u32, to: &mut [MaybeUninit<u32>; LIST]) -> usize {
-    let count = mask.count_ones() as usize;
+/// Writes `first + i` for each bit `i` of `mask`, and gives how many. By fours, as nothing
+/// foretells how many there are: a branch for each costs more than what it spares.
+#[inline(always)]
+fn list_bits(mask: u64, first: u32, to: &mut Room) -> usize {
+    let (places, _) = to.as_chunks_mut::<4>();
     let mut rest = mask;
-    for place in &mut to[..4] {
-        place.write(first.wrapping_add(rest.trailing_zeros()));
-        rest &= rest.wrapping_sub(1);
-    }
-    if rest != 0 {
-        for place in &mut to[4..count] {
+    for four in places {
+        for place in four {
             place.write(first.wrapping_add(rest.trailing_zeros()));
             rest &= rest.wrapping_sub(1);
         }
+        if rest == 0 {
+            break;
+        }
     }
-    count
+    mask.count_ones() as usize
 }
 
-/// The same for any number: compresses the places of each vector's bits to its front and writes
-/// half of it or all, whatever they are.
+/// The same for any number of each mask: compresses the places of a vector's bits to its front
+/// and writes half of it or all, whatever they are.
 #[inline]
 #[target_feature(enable = "avx512f,bmi1,popcnt")]
-fn list_many(
-    masks: [u16; DIFF_BLOCK / WIDE_VECTOR],
-    first: u32,
-    to: &mut [MaybeUninit<u32>; LIST],
-) -> usize {
+fn list_masks(masks: [u16; DIFF_BLOCK / WIDE_VECTOR], first: u32, to: &mut Room) -> usize {
     let steps = simd::_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let mut count = 0;
     for (i, mask) in masks.into_iter().enumerate() {
@@ -299,57 +321,52 @@ fn wide_vector<T: Item>(items: &[T; WIDE_VECTOR]) -> simd::__m512i {
     unsafe { simd::_mm512_loadu_si512(items.as_ptr().cast()) }
 }
 
-/// Goes over each stretch by what the one before was like: the time of the one way rises with
-/// what differs, that of the other does not.
-#[target_feature(enable = "avx2,bmi1,popcnt")]
-fn differing_avx2<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
-    let len = ours.len().min(theirs.len());
-    let stretches = ours[..len].chunks(STRETCH).zip(theirs[..len].chunks(STRETCH));
-    let (mut base, mut is_dense) = (base, false);
-    for (ours, theirs) in stretches {
-        let before = out.len();
-        match is_dense {
-            true => differing_dense(ours, theirs, base, out),
-            false => differing_sparse(ours, theirs, base, out),
-        }
-        is_dense = out.len() - before >= DENSE;
-        base += ours.len() as u32;
-    }
-}
-
-/// Writes a list for each vector, by a table and without a branch.
+/// Writes `first + i` for each item `i` that differs, and gives how many: a list for each
+/// vector, by a table and without a branch.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-fn differing_dense<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
-    out.reserve(ours.len() + VECTOR);
-    let room = out.spare_capacity_mut();
-    let (our_vectors, _) = ours.as_chunks::<VECTOR>();
-    let (their_vectors, _) = theirs.as_chunks::<VECTOR>();
-    let (mut index, mut found) = (0, 0);
-    for (a, b) in our_vectors.iter().zip(their_vectors) {
-        let same = simd::_mm256_cmpeq_epi32(vector(a), vector(b));
-        let differ = !simd::_mm256_movemask_ps(simd::_mm256_castsi256_ps(same)) as u8;
-        let list = room[found..].first_chunk_mut().expect("what was reserved");
-        list_places(differ, base + index, list);
-        found += differ.count_ones() as usize;
-        index += VECTOR as u32;
+fn list_places<T: Item>(
+    ours: &[u32; DIFF_BLOCK],
+    theirs: &[T; DIFF_BLOCK],
+    first: u32,
+    to: &mut Room,
+) -> usize {
+    let (ours, _) = ours.as_chunks::<VECTOR>();
+    let (theirs, _) = theirs.as_chunks::<VECTOR>();
+    let (mut first, mut count) = (simd::_mm256_set1_epi32(first as i32), 0);
+    for (a, b) in ours.iter().zip(theirs) {
+        let set = !same(a, b);
+        let places = simd::_mm_cvtsi64_si128(i64::from_le_bytes(PLACES[usize::from(set)]));
+        let places = simd::_mm256_add_epi32(simd::_mm256_cvtepu8_epi32(places), first);
+        let list = to[count..].first_chunk_mut::<VECTOR>().expect("a vector behind a block");
+        // SAFETY: the list is as long as the vector, and the store asks for no alignment.
+        unsafe { simd::_mm256_storeu_si256(list.as_mut_ptr().cast(), places) };
+        count += set.count_ones() as usize;
+        first = simd::_mm256_add_epi32(first, simd::_mm256_set1_epi32(VECTOR as i32));
     }
-    let found = out.len() + found;
-    // SAFETY: `found` is at most the length and all items, which were reserved, and these
-    // places were written: each list as far as it counts, from where the one before ended.
-    unsafe { out.set_len(found) };
-    portable::differing_rest(ours, theirs, index, base, out);
+    count
 }
 
-/// Writes `first + i` for each bit `i` of `set`, and something behind.
+/// Whether anything differs in a block.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
-fn list_places(set: u8, first: u32, to: &mut [MaybeUninit<u32>; VECTOR]) {
-    let places = simd::_mm_cvtsi64_si128(i64::from_le_bytes(PLACES[usize::from(set)]));
-    let first = simd::_mm256_set1_epi32(first as i32);
-    let places = simd::_mm256_add_epi32(simd::_mm256_cvtepu8_epi32(places), first);
-    // SAFETY: the list is as long as the vector, and the store asks for no alignment.
-    unsafe { simd::_mm256_storeu_si256(to.as_mut_ptr().cast(), places) };
+fn differ<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> bool {
+    let (ours, _) = ours.as_chunks::<VECTOR>();
+    let (theirs, _) = theirs.as_chunks::<VECTOR>();
+    let mut bits = simd::_mm256_setzero_si256();
+    for i in 0..DIFF_BLOCK / VECTOR {
+        let differing = simd::_mm256_xor_si256(vector(&ours[i]), vector(&theirs[i]));
+        bits = simd::_mm256_or_si256(bits, differing);
+    }
+    simd::_mm256_testz_si256(bits, bits) == 0
+}
+
+/// Bit `i` is set if item `i` is the same.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
+fn same<T: Item>(ours: &[u32; VECTOR], theirs: &[T; VECTOR]) -> u8 {
+    let same = simd::_mm256_cmpeq_epi32(vector(ours), vector(theirs));
+    simd::_mm256_movemask_ps(simd::_mm256_castsi256_ps(same)) as u8
 }
 
 /// The bits of each byte that are set, ascending, and zeros behind.
@@ -372,23 +389,6 @@ const fn places() -> [[u8; VECTOR]; 256] {
     all
 }
 
-/// The loop of the portable version with another mask, which takes two thirds
-/// of the time that the compiler's own vector code for it does (Zen 3).
-#[inline]
-#[target_feature(enable = "avx2,bmi1,popcnt")]
-fn differing_sparse<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
-    let (our_blocks, _) = ours.as_chunks::<DIFF_BLOCK>();
-    let (their_blocks, _) = theirs.as_chunks::<DIFF_BLOCK>();
-    let mut index = 0;
-    for (a, b) in our_blocks.iter().zip(their_blocks) {
-        if !portable::equal(a, b) {
-            portable::push_bits(differing_mask(a, b), base + index, out);
-        }
-        index += DIFF_BLOCK as u32;
-    }
-    portable::differing_rest(ours, theirs, index, base, out);
-}
-
 /// Bit `i` is set if item `i` differs.
 #[inline]
 #[target_feature(enable = "avx2,bmi1,popcnt")]
@@ -397,9 +397,7 @@ fn differing_mask<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -
     let (theirs, _) = theirs.as_chunks::<VECTOR>();
     let mut equal = 0;
     for i in 0..DIFF_BLOCK / VECTOR {
-        let same = simd::_mm256_cmpeq_epi32(vector(&ours[i]), vector(&theirs[i]));
-        let bits = simd::_mm256_movemask_ps(simd::_mm256_castsi256_ps(same));
-        equal |= (bits as u64) << (i * VECTOR);
+        equal |= u64::from(same(&ours[i], &theirs[i])) << (i * VECTOR);
     }
     !equal
 }
