@@ -102,15 +102,18 @@ pub(crate) fn held(tree: &Tree, recovery: &Recovery) -> Held {
     if tree.newest_revision() == Revision::ZERO {
         Held::Nothing
     } else if whole {
-        held_up_to(life, watermark)
+        held_up_to(life, Some(watermark))
     } else {
         Held::Partial
     }
 }
 
 /// What is held of a tree in which there are leaves, by a watermark that was reached.
-pub(crate) fn held_up_to(life: Life, watermark: Revision) -> Held {
-    if watermark > Revision::ZERO { Held::UpTo { life, watermark } } else { Held::Partial }
+pub(crate) fn held_up_to(life: Life, watermark: Option<Revision>) -> Held {
+    match watermark {
+        Some(watermark) if watermark > Revision::ZERO => Held::UpTo { life, watermark },
+        _ => Held::Partial,
+    }
 }
 
 /// What a server is told of the replica.
@@ -173,7 +176,7 @@ mod tests {
         let (life, watermark) = (Life(5), Revision(900));
         tree.save_progress(life, watermark);
         let up_to = |held| matches!(held, Held::UpTo { life: Life(5), watermark: Revision(900) });
-        assert!(up_to(held(&tree, &recovery)) && up_to(held_up_to(life, watermark)));
+        assert!(up_to(held(&tree, &recovery)) && up_to(held_up_to(life, Some(watermark))));
         recovery.damaged_count = 1;
         assert!(matches!(held(&tree, &recovery), Held::Partial));
         recovery.damaged_count = 0;

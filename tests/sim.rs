@@ -116,6 +116,17 @@ fn a_part_of_an_answer_that_nobody_lacks_is_not_waited_for() {
     run_world(&Options::draw(1_100_071, Duration::from_secs(1_800), &Fixed::default()));
 }
 
+/// What a year found that claims, lives and groups did not have right: a copy that was owed a
+/// leaf by a server that was restored to the moment before; one that had been told by a relay
+/// on its way what it did not take; one whose session had never been opened, and that heard
+/// TICKs by the group.
+#[test]
+fn worlds_in_which_a_copy_claimed_or_waited_for_what_was_not_there() {
+    for (seed, seconds) in [(1_202_001, 1_300), (1_201_538, 1_500), (1_200_431, 450)] {
+        run_world(&Options::draw(seed, Duration::from_secs(seconds), &Fixed::default()));
+    }
+}
+
 const TABLE: &str = "tests/golden/loss-table.txt";
 
 fn table(rows: &[Row]) -> String {

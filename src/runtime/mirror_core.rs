@@ -192,7 +192,7 @@ impl<'o> Core<'o> {
     fn attach(&mut self, now: Time, joined: Joined) {
         let held = match self.attached {
             None => self.keeper.held(),
-            Some(before) => held_up_to(before.life, self.client.watermark()),
+            Some(before) => held_up_to(before.life, self.client.lasting_watermark()),
         };
         let Some(leaves) = self.keeper.leaves_mut() else { return };
         leaves.set_upstream_life_start(joined.life_start);
@@ -245,12 +245,12 @@ impl<'o> Core<'o> {
 
     /// Writes down in the file how far the replica has got.
     pub(super) fn save(&mut self) {
-        let watermark = self.client.watermark();
-        let Some(leaves) = self.keeper.leaves_mut().filter(|_| self.attached.is_some()) else {
-            return;
-        };
-        let life = leaves.life();
-        leaves.follow(life, watermark);
+        let watermark = self.client.lasting_watermark();
+        let leaves = self.keeper.leaves_mut().filter(|_| self.attached.is_some());
+        if let (Some(leaves), Some(watermark)) = (leaves, watermark) {
+            let life = leaves.life();
+            leaves.follow(life, watermark);
+        }
     }
 
     pub(super) fn status(&self) -> MirrorStatus {

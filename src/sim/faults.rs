@@ -10,6 +10,7 @@ use crate::layout::Life;
 use crate::layout::Revision;
 use crate::layout::TreeRole;
 use crate::sim::leaves::SimLeaves;
+use crate::sim::network::client_port;
 use crate::sim::node::Doing;
 use crate::sim::node::FileFate;
 use crate::sim::node::Kind;
@@ -17,6 +18,7 @@ use crate::sim::places::leaf_at;
 use crate::sim::places::place_in;
 use crate::sim::storage::Injected;
 use crate::sim::storage::has_another_file;
+use crate::sim::trace::node_of;
 use crate::sim::world::FAULT_TICK;
 use crate::sim::world::World;
 use crate::sync::RandomSource;
@@ -75,7 +77,12 @@ impl World {
             self.let_a_stranger_knock();
         }
         if self.falls(faults.replays) {
-            self.net.replay(self.now);
+            let nodes = &self.nodes;
+            let is_of_now = |from| {
+                let node = node_of(from);
+                nodes.get(node).is_some_and(|one| from == client_port(node, one.run))
+            };
+            self.net.replay(self.now, is_of_now);
         }
         if self.falls(faults.rot) {
             self.let_one_rot();

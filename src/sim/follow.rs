@@ -7,7 +7,6 @@ use std::rc::Rc;
 use crate::bridge;
 use crate::bridge::Coverage;
 use crate::layout::Life;
-use crate::layout::Revision;
 use crate::layout::TreeRole;
 use crate::sim::checks::Found;
 use crate::sim::hearing::Hearing;
@@ -272,9 +271,8 @@ impl World {
         let held = match before {
             None => node.following.held,
             Some(before) => {
-                let watermark =
-                    node.following.client.as_ref().map_or(Revision::ZERO, Client::watermark);
-                bridge::held_up_to(before.life, watermark)
+                let client = node.following.client.as_ref();
+                bridge::held_up_to(before.life, client.and_then(Client::lasting_watermark))
             }
         };
         let (Some(client), Some(leaves)) = (&mut node.following.client, &mut node.leaves) else {
@@ -373,9 +371,9 @@ impl Node {
         let (Some(client), Some(leaves)) = (&self.following.client, &mut self.leaves) else {
             return;
         };
-        if self.following.attached.is_some() {
+        if let (Some(_), Some(watermark)) = (self.following.attached, client.lasting_watermark()) {
             let life: Life = leaves.life();
-            leaves.follow(life, client.watermark());
+            leaves.follow(life, watermark);
         }
     }
 }

@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use zerocopy::FromBytes;
+
 use crate::sim::options::Faults;
 use crate::sim::options::NODES_MAX;
 use crate::sim::random::Seeded;
@@ -16,6 +18,8 @@ use crate::sim::trace::Trace;
 use crate::sim::trace::node_of;
 use crate::sync::RandomSource;
 use crate::sync::Time;
+use crate::wire::DatagramType;
+use crate::wire::Header;
 
 /// The socket by which a process hears the group.
 pub(super) const HEARING: u16 = 99;
@@ -258,11 +262,19 @@ impl Network {
         }
     }
 
-    /// Lets a datagram of any time before come again.
-    pub(super) fn replay(&mut self, now: Time) {
+    /// Lets a datagram of any time before come again, which may have been lost before. The
+    /// exception is a REPORT of a run of a device that is over: what the next run reports is
+    /// another device's to the server (docs/PROTOCOL.md 8), and it comes back when nothing
+    /// of the last is on its way.
+    pub(super) fn replay(&mut self, now: Time, is_of_now: impl Fn(u16) -> bool) {
         if !self.recorded.is_empty() {
             let chosen = self.random.index(self.recorded.len());
             let (from, to, bytes) = self.recorded[chosen].clone();
+            let is_report = |header: &Header| header.datagram_type == DatagramType::Report.code();
+            let header = Header::ref_from_prefix(&bytes);
+            if header.is_ok_and(|(header, _)| is_report(header)) && !is_of_now(from) {
+                return;
+            }
             let cargo = Cargo::Datagram { bytes, told: None };
             self.launch(Time(now.0 + FLIGHT_US), Flight { from, to, cargo });
         }

@@ -38,8 +38,8 @@ use crate::wire::Datagram;
 use crate::wire::Header;
 use crate::wire::INIT_FILTER_LEN_MAX;
 
-/// REQUESTs in a row that nobody answers before the session is believed dead,
-/// although EVENTs may still come.
+/// REQUESTs, or LAYOUT_REQUESTs, in a row that nobody answers before the session is believed
+/// dead, although EVENTs may still come, from a group for instance.
 const UNANSWERED_MAX: u32 = 12;
 
 /// Events that one datagram or timeout makes at most, and some more.
@@ -265,9 +265,9 @@ impl Client {
         self.note_ear(change);
         let is_silent =
             self.joined.is_some_and(|joined| now.since(self.last_heard) > silence_limit(&joined));
-        let is_deaf =
-            self.active_follower().is_some_and(|follower| follower.unanswered() > UNANSWERED_MAX);
-        if is_silent || is_deaf {
+        let following = self.active_follower().map_or(0, Follower::unanswered);
+        let unanswered = self.pull.as_ref().map_or(following, LayoutPull::unanswered);
+        if is_silent || unanswered > UNANSWERED_MAX {
             self.rejoin(now, Duration::ZERO);
         }
         self.advance(now, tree);
@@ -360,6 +360,13 @@ impl Client {
     /// Every change up to this revision is held; zero if nothing is sure.
     pub fn watermark(&self) -> Revision {
         self.follower.as_ref().map_or(Revision::ZERO, Follower::watermark)
+    }
+
+    /// The same, as a copy that is opened again may rely on it ([`Held::UpTo`]); nothing
+    /// while an EVENT is to bring what a RESPONSE left out: what was written down before
+    /// holds until then.
+    pub fn lasting_watermark(&self) -> Option<Revision> {
+        self.follower.as_ref().map_or(Some(Revision::ZERO), Follower::lasting_watermark)
     }
 
     /// Whether nothing is left to be asked for, as far as is known.

@@ -9,6 +9,7 @@ use zerocopy::little_endian::U64;
 use crate::sync::ClientEvent;
 use crate::sync::Leaves;
 use crate::sync::join::session_header;
+use crate::sync::testing::FLIGHT_US;
 use crate::sync::testing::GROUP;
 use crate::sync::testing::MemTree;
 use crate::sync::testing::Seeded;
@@ -269,6 +270,26 @@ fn a_member_that_was_not_answered_for_long_comes_in_again() {
     world.run_for(SECOND);
     assert_eq!(world.copies[0].client.counters().rejoins, 1, "a session is not given up at once");
     assert_eq!(world.server.counters().group_joined, 2);
+}
+
+#[test]
+fn a_member_whose_session_was_never_opened_comes_in_again() {
+    let mut world = world(10, 50, 1);
+    settle(&mut world);
+    // What opens the session is lost, and what asks for the layout; TICKs come by the group.
+    let (index, before) = (add_listener(&mut world), *world.server.counters());
+    let greeted = move |world: &World| world.server.counters().cookies > before.cookies;
+    assert!(world.run_until(SECOND, greeted));
+    world.run_for(Duration::from_micros(FLIGHT_US * 5 / 2));
+    world.weather.loss = 1.0;
+    world.group_weather = Some(Weather::default());
+    let welcomed = |world: &World| world.copies[index].client.joined().is_some();
+    assert!(world.run_until(SECOND, welcomed), "the WELCOME was on its way");
+    world.run_for(6 * SECOND);
+    assert_eq!(world.server.counters().sessions_opened, before.sessions_opened);
+    assert!(saw(&world, index, ClientEvent::Rejoining));
+    (world.weather, world.group_weather) = (Weather::default(), None);
+    settle(&mut world);
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub(crate) struct LayoutPull {
     /// Where the last request's credit ends.
     asked_to: usize,
     next_try: Time,
+    /// Times in a row that it was asked for in vain.
+    unanswered: u32,
 }
 
 impl LayoutPull {
@@ -49,7 +51,13 @@ impl LayoutPull {
             blob: Vec::new(),
             asked_to: 0,
             next_try: now,
+            unanswered: 0,
         }
+    }
+
+    /// How often in a row the server did not answer.
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.unanswered
     }
 
     pub(crate) fn poll_timeout(&self) -> Time {
@@ -59,6 +67,7 @@ impl LayoutPull {
     /// Asks for what is missing, when it is time to.
     pub(crate) fn handle_timeout(&mut self, now: Time, joined: &Joined, outbox: &mut Outbox) {
         if now >= self.next_try {
+            self.unanswered += u32::from(self.asked_to > 0);
             self.ask(now, joined, outbox);
         }
     }
@@ -95,6 +104,7 @@ impl LayoutPull {
         if !expected {
             return None;
         }
+        self.unanswered = 0;
         self.blob.extend_from_slice(piece);
         self.next_try = now.after(RETRY);
         if self.blob.len() < self.layout_len {

@@ -434,6 +434,39 @@ fn a_copy_that_missed_a_life_is_compared_by_checksums() {
     assert_eq!(counters.digest_mismatches, 0, "what may differ is not taken for equal first");
 }
 
+#[test]
+fn a_copy_that_is_owed_a_leaf_relies_on_no_watermark_in_another_life() {
+    let mut world = World::new(37, MemTree::new(700, 64), 1);
+    (0..700).for_each(|leaf| world.write(leaf, b"in the backup"));
+    settle(&mut world);
+    let backup = world.tree.clone();
+    world.write(5, b"lost");
+    settle(&mut world);
+    // Restored, the server tells all but what is written again at this moment.
+    world.tree = backup;
+    world.restart_server(20);
+    world.write(6, b"in the second backup");
+    world.end_period();
+    let backup = world.tree.clone();
+    let rejoined = |joins| move |world: &World| world.copies[0].client.counters().joins == joins;
+    assert!(world.run_until(30 * SECOND, rejoined(2)));
+    world.write(5, b"written again");
+    let answered = |world: &World| world.copies[0].client.watermark() > Revision::ZERO;
+    assert!(world.run_until(SECOND, answered), "the answer comes before the period ends");
+    let copy = &world.copies[0];
+    assert_eq!(copy.tree.as_ref().unwrap().leaves[5].data, b"lost", "it is left out");
+    assert_eq!(copy.client.lasting_watermark(), None, "the file would not say so");
+    // And restored to the moment before.
+    world.tree = backup;
+    world.restart_server(30);
+    assert!(world.run_until(30 * SECOND, rejoined(3)));
+    assert_eq!(world.copies[0].client.watermark(), Revision::ZERO);
+    settle(&mut world);
+    let client = &world.copies[0].client;
+    assert_eq!(client.lasting_watermark(), Some(client.watermark()));
+    assert_eq!(client.counters().digest_mismatches, 0, "what may differ is compared first");
+}
+
 /// An EVENT behind the ones that there were, of these leaves as they are now; the last
 /// of them is damaged on its way if `is_damaged`.
 fn next_event(world: &World, event_num: u64, leaves: &[u32], is_damaged: bool) -> Vec<u8> {
@@ -595,6 +628,27 @@ fn a_leaf_that_the_server_never_wrote_is_mended_though_the_source_was_behind_at_
     world.source = SourceState::InSync;
     assert!(world.run_until(10 * SECOND, |world| world.is_equal(0) && world.all_in_sync()));
     assert_eq!(world.copies[0].client.watermark(), world.tree.newest);
+}
+
+#[test]
+fn differences_to_a_source_that_was_behind_for_long_do_not_make_the_next_one_wait() {
+    let mut world = World::new(38, MemTree::new(900, 64), 1);
+    (0..900).for_each(|leaf| world.write(leaf, b"right"));
+    settle(&mut world);
+    // The audit has passed the leaf, and comes again in a minute.
+    world.run_for(20 * SECOND);
+    let tree = world.copies[0].tree.as_mut().unwrap();
+    let mut lost = world.tree.leaves[3].clone();
+    lost.head.revision = (world.tree.newest.0 + 1_000).into();
+    lost.head.checksum = wire::leaf_checksum(&lost.head, &lost.data).into();
+    tree.leaves[3] = lost;
+    tree.reindex();
+    world.source = SourceState::Behind;
+    // Looked into after 1, 3, 7, 15 and 31 s; then it would be after 63.
+    world.run_for(34 * SECOND);
+    assert!(!world.is_equal(0));
+    world.source = SourceState::InSync;
+    assert!(world.run_until(4 * SECOND, |world| world.is_equal(0) && world.all_in_sync()));
 }
 
 #[test]

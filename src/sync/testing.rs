@@ -370,7 +370,8 @@ const FIRST_MEMBER_PORT: u16 = 10_000;
 /// The multicast group.
 pub(crate) const GROUP: SocketAddr =
     SocketAddr::new(core::net::IpAddr::V4(Ipv4Addr::new(239, 1, 2, 3)), 7);
-const FLIGHT_US: u64 = 200;
+/// What a datagram takes at least.
+pub(crate) const FLIGHT_US: u64 = 200;
 
 fn at_port(port: u16) -> SocketAddr {
     SocketAddr::new(SERVER.ip(), port)

@@ -139,13 +139,18 @@ pub(crate) struct Follower {
     /// A different digest means something for periods closed by this EVENT or a
     /// later one.
     comparable_from: u64,
-    /// The digests differed, or a leaf is held that a relay's history does not have:
-    /// nothing is sure up to any watermark until digests are equal.
-    is_doubtful: bool,
+    /// A RESPONSE left leaves out that an EVENT is to bring, and no period's end has shown
+    /// since that all of them came: what is held of them may be of any history.
+    owed: bool,
+    /// The digests differed, or a leaf of this revision is held that a relay's history may
+    /// not have: nothing is sure up to a watermark from here on until digests are equal.
+    doubtful_from: Option<Revision>,
     is_in_sync: bool,
     mismatches_in_row: u32,
     /// Before this moment a difference of the digests is not looked into again.
     compare_at: Time,
+    /// The last difference was to a source in sync.
+    differed_in_sync: bool,
     is_false_run: bool,
     /// Number of the last empty REQUEST, from 1 in each session.
     lease_number: u32,
@@ -193,10 +198,12 @@ impl Follower {
             closed: Known::Unknown,
             tail: None,
             comparable_from: 0,
-            is_doubtful: false,
+            owed: false,
+            doubtful_from: None,
             is_in_sync: false,
             mismatches_in_row: 0,
             compare_at: now,
+            differed_in_sync: false,
             is_false_run: false,
             lease_number: 0,
             lease_event_num: 0,
@@ -219,10 +226,16 @@ impl Follower {
     pub(crate) fn rejoin<T: ReplicaLeaves>(&mut self, joined: Joined, tree: &mut T, now: Time) {
         let closed = self.closed;
         let life = self.joined.life;
+        let is_whole = life == joined.life || !self.owed;
+        self.owed &= life == joined.life;
         self.spans.map(|known| {
             let known = if known == Known::Live { closed } else { known.as_since() };
             match known {
-                Known::Since(watermark) if is_of_history(tree, life, watermark, &joined) => known,
+                Known::Since(watermark)
+                    if is_whole && is_of_history(tree, life, watermark, &joined) =>
+                {
+                    known
+                }
                 _ => Known::Unknown,
             }
         });
@@ -232,7 +245,11 @@ impl Follower {
         self.closed = Known::Unknown;
         self.tail = None;
         self.comparable_from = 0;
-        self.is_doubtful = false;
+        self.doubtful_from = None;
+        if life != joined.life {
+            self.mismatches_in_row = 0;
+            self.compare_soon(now);
+        }
         self.is_in_sync = false;
         (self.lease_number, self.lease_event_num) = (0, 0);
         self.asks.clear();
@@ -276,6 +293,13 @@ impl Follower {
             Known::Live | Known::Between(_) | Known::Unknown => Revision::ZERO,
         };
         self.spans.watermark(live)
+    }
+
+    /// The same, as a restart may rely on it. Nothing while leaves are owed: the file would
+    /// not say so, and a server that begins again before they were written (from a backup)
+    /// would not know of them.
+    pub(crate) fn lasting_watermark(&self) -> Option<Revision> {
+        (!self.owed).then(|| self.watermark())
     }
 
     // What comes.
@@ -406,6 +430,7 @@ impl Follower {
         if !self.spans.is_live() {
             return;
         }
+        self.owed &= header.event_num.get() < self.comparable_from;
         if self.note_equality(desk, header, tree) {
             return;
         }
@@ -415,7 +440,13 @@ impl Follower {
         if header.event_num.get() >= self.comparable_from {
             desk.counters.digest_mismatches += 1;
             // A comparison may leave what differs as it is, and the next one may have to wait.
-            (self.is_doubtful, self.closed) = (true, Known::Unknown);
+            (self.doubtful_from, self.closed) = (Some(Revision::ZERO), Known::Unknown);
+            let in_sync = source_in_sync(header);
+            if in_sync && !self.differed_in_sync {
+                // What it differed from before was a relay's way to this.
+                self.compare_soon(desk.now);
+            }
+            self.differed_in_sync = in_sync;
             if desk.now >= self.compare_at {
                 self.compare_everything(desk);
             }
@@ -427,7 +458,8 @@ impl Follower {
     fn closed_at(&self, header: &Header) -> Known {
         let watermark = Revision(header.watermark.get());
         let is_known = watermark > Revision::ZERO || source_in_sync(header);
-        if is_known && !self.is_doubtful { Known::Since(watermark) } else { Known::Unknown }
+        let is_sure = self.doubtful_from.is_none_or(|from| watermark < from);
+        if is_known && is_sure { Known::Since(watermark) } else { Known::Unknown }
     }
 
     /// The digests differ: find out where. If a comparison by checksums did not
@@ -438,14 +470,23 @@ impl Follower {
     fn compare_everything(&mut self, desk: &mut Desk<'_>) {
         desk.counters.audits += 1;
         let in_row = self.mismatches_in_row;
-        let pause = MISMATCH_PAUSE.max(self.joined.heartbeat * 4);
-        self.compare_at = desk.now.after(pause * (1 << in_row.min(6)));
+        self.compare_at = desk.now.after(self.compare_pause() * (1 << in_row.min(6)));
         self.mismatches_in_row = in_row.saturating_add(1);
         let is_for_all = in_row >= 2 && in_row.is_multiple_of(2);
         let known = if is_for_all { Known::Since(Revision::ZERO) } else { Known::Unknown };
         self.spans.set_all(known);
         self.asks.clear();
         self.is_all_asked = false;
+    }
+
+    fn compare_pause(&self) -> Duration {
+        MISMATCH_PAUSE.max(self.joined.heartbeat * 4)
+    }
+
+    /// Differences that were looked into in vain say nothing about the next one: it waits
+    /// for one pause at most.
+    fn compare_soon(&mut self, now: Time) {
+        self.compare_at = self.compare_at.min(now.after(self.compare_pause()));
     }
 
     /// Takes a RESPONSE (claims 8 and 21).
@@ -548,6 +589,7 @@ impl Follower {
         if event_num + 1 == self.expected {
             self.closed = closed;
         }
+        self.owed |= flags.has(Flags::CHANGES_PENDING);
         if (is_live || holes_up_to.is_some()) && flags.has(Flags::CHANGES_PENDING) {
             self.comparable_from = self.comparable_from.max(event_num + 1);
         }
@@ -592,10 +634,11 @@ impl Follower {
     ) -> bool {
         let is_equal = self.selection.digest(tree).0 == header.digest.get();
         if is_equal {
-            self.is_doubtful = false;
+            self.doubtful_from = None;
             self.closed = self.closed_at(header);
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
+            self.compare_soon(desk.now);
             self.is_in_sync = source_in_sync(header);
         }
         is_equal
@@ -633,8 +676,15 @@ impl Follower {
         };
         if came < held && is_kept {
             desk.counters.leaves_older += 1;
-            if matches!(older, Older::Never(up_to) if held <= base.min(up_to)) {
-                (self.is_doubtful, self.closed) = (true, Known::Unknown);
+            if let Older::Never(up_to) = older
+                && held <= base
+            {
+                // The relay is behind, or history was lost.
+                let from = self.doubtful_from.map_or(held, |from| from.min(held));
+                self.doubtful_from = Some(from);
+                if held <= up_to {
+                    self.closed = Known::Unknown;
+                }
             }
             return false;
         }
