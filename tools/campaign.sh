@@ -104,7 +104,7 @@ files() {
     local sanitizer='RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address CARGO_TARGET_DIR=target/asan'
     sanitizer+=" CARGO_BUILD_TARGET=$(rustc -vV | sed -n 's/^host: //p')"
     sanitizer+=' ASAN_OPTIONS=malloc_context_size=0:quarantine_size_mb=4'
-    campaign mutants_keep "MAPLEAF_ONLY=schema,blob,dump,inspect,open MAPLEAF_RUNS=$MAPLEAF_RUNS $sanitizer" corpus checked
+    campaign mutants_keep "MAPLEAF_ONLY=schema,blob,dump,inspect,open,config,lines MAPLEAF_RUNS=$MAPLEAF_RUNS $sanitizer" corpus checked
 }
 
 # Whether a campaign is asked for.
