@@ -634,7 +634,7 @@ impl Follower {
     ) -> bool {
         let is_equal = self.selection.digest(tree).0 == header.digest.get();
         if is_equal {
-            self.doubtful_from = None;
+            (self.doubtful_from, self.owed) = (None, false);
             self.closed = self.closed_at(header);
             desk.counters.digest_matches += 1;
             self.mismatches_in_row = 0;
