@@ -116,7 +116,7 @@ pub(super) fn differing_rest<T: Item>(
 
 /// One branch a block: the loop has none, so that it becomes vector code.
 #[inline(always)]
-pub(super) fn equal<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> bool {
+fn equal<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> bool {
     let mut differ = 0;
     for i in 0..DIFF_BLOCK {
         differ |= ours[i] ^ theirs[i].value();
@@ -139,7 +139,7 @@ fn differing_mask<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -
 /// Writing eight indices for each byte of the mask through a table of places,
 /// which needs no branch, took 1.2 to 1.5 times as long (Zen 3).
 #[inline(always)]
-pub(super) fn push_bits(mut mask: u64, base: u32, out: &mut Vec<u32>) {
+fn push_bits(mut mask: u64, base: u32, out: &mut Vec<u32>) {
     while mask != 0 {
         out.push(base.wrapping_add(mask.trailing_zeros()));
         mask &= mask.wrapping_sub(1);

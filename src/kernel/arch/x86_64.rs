@@ -174,22 +174,19 @@ fn differing_avx512<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Ve
         a | b << 16 | c << 32 | d << 48
     };
     let list = |a: &_, b: &_, first, to: &mut _| list_masks(wide_masks(a, b), first, to);
-    let differs = |a: &_, b: &_| mask(a, b) != 0;
-    differing_by((ours, theirs), base, out, (differs, mask, list, MANY_WIDE));
+    differing_by((ours, theirs), base, out, (mask, list, MANY_WIDE));
 }
 
 #[target_feature(enable = "avx2,bmi1,popcnt")]
 fn differing_avx2<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
-    // Fewer instructions than a mask takes, a third of them where nothing differs.
-    let differs = |a: &_, b: &_| differ(a, b);
     let mask = |a: &_, b: &_| differing_mask(a, b);
     let list = |a: &_, b: &_, first, to: &mut _| list_places(a, b, first, to);
-    differing_by((ours, theirs), base, out, (differs, mask, list, MANY));
+    differing_by((ours, theirs), base, out, (mask, list, MANY));
 }
 
 /// Goes over each stretch by what the one before was like, in three ways: the time of the
-/// first rises with what differs, that of the last does not. Of a block `differs` says whether
-/// anything does, `mask` which, and `list` lists them, which is best from `many` in a stretch on.
+/// first rises with what differs, that of the last does not. `mask` tells what differs in a
+/// block, and `list` lists it, which is best from `many` in a stretch on.
 ///
 /// Inlined in what has the instructions, so all of it may use them.
 #[inline(always)]
@@ -197,8 +194,7 @@ fn differing_by<T: Item>(
     (ours, theirs): (&[u32], &[T]),
     base: u32,
     out: &mut Vec<u32>,
-    (differs, mask, list, many): (
-        impl Fn(&[u32; DIFF_BLOCK], &[T; DIFF_BLOCK]) -> bool,
+    (mask, list, many): (
         impl Fn(&[u32; DIFF_BLOCK], &[T; DIFF_BLOCK]) -> u64,
         impl Fn(&[u32; DIFF_BLOCK], &[T; DIFF_BLOCK], u32, &mut Room) -> usize,
         usize,
@@ -218,8 +214,9 @@ fn differing_by<T: Item>(
         let (blocks, before) = (ours.iter().zip(theirs), found);
         if differing < FEW {
             for (a, b) in blocks {
-                if differs(a, b) {
-                    found += list_bits(mask(a, b), base + index, room_for_block(room, found));
+                let mask = mask(a, b);
+                if mask != 0 {
+                    found += list_bits(mask, base + index, room_for_block(room, found));
                 }
                 index += DIFF_BLOCK as u32;
             }
@@ -345,20 +342,6 @@ fn list_places<T: Item>(
         first = simd::_mm256_add_epi32(first, simd::_mm256_set1_epi32(VECTOR as i32));
     }
     count
-}
-
-/// Whether anything differs in a block.
-#[inline]
-#[target_feature(enable = "avx2,bmi1,popcnt")]
-fn differ<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> bool {
-    let (ours, _) = ours.as_chunks::<VECTOR>();
-    let (theirs, _) = theirs.as_chunks::<VECTOR>();
-    let mut bits = simd::_mm256_setzero_si256();
-    for i in 0..DIFF_BLOCK / VECTOR {
-        let differing = simd::_mm256_xor_si256(vector(&ours[i]), vector(&theirs[i]));
-        bits = simd::_mm256_or_si256(bits, differing);
-    }
-    simd::_mm256_testz_si256(bits, bits) == 0
 }
 
 /// Bit `i` is set if item `i` is the same.
