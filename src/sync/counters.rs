@@ -125,7 +125,7 @@ counters! {
         leaves_repaired,
         /// Leaves not applied because the one held is as new.
         leaves_repeated,
-        /// Leaves not applied because the one held is newer.
+        /// Leaves not applied because the one held is newer, or what came was lost (R27).
         leaves_older,
         /// Leaves that this replica has no room for.
         leaves_refused,

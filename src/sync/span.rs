@@ -71,6 +71,17 @@ impl Known {
         }
     }
 
+    /// Every change up to this revision is held, where `live` is that of a live part. Zero
+    /// if nothing is sure.
+    pub(crate) fn sure_up_to(self, live: Revision) -> Revision {
+        match self {
+            Known::Live => live,
+            Known::Since(revision) => revision,
+            Known::Between(lost) => lost.since,
+            Known::Unknown => Revision::ZERO,
+        }
+    }
+
     /// What is known of a part of which both are true.
     fn stronger(self, other: Known) -> Known {
         match (self, other) {
@@ -255,13 +266,14 @@ impl Spans {
     /// The revision up to which every change of every wanted leaf is held, where
     /// `live` is that of the live spans. Zero if nothing is sure.
     pub(crate) fn watermark(&self, live: Revision) -> Revision {
-        let of = |span: &Span| match span.known {
-            Known::Live => live,
-            Known::Since(revision) => revision,
-            Known::Between(lost) => lost.since,
-            Known::Unknown => Revision::ZERO,
-        };
-        self.spans.iter().map(of).min().unwrap_or(live)
+        self.spans.iter().map(|span| span.known.sure_up_to(live)).min().unwrap_or(live)
+    }
+
+    /// The same of one leaf. Zero if it is not wanted.
+    pub(crate) fn held_up_to(&self, leaf: u32, live: Revision) -> Revision {
+        let place = self.spans.partition_point(|span| span.end <= leaf);
+        let found = self.spans.get(place).filter(|span| span.first <= leaf);
+        found.map_or(Revision::ZERO, |span| span.known.sure_up_to(live))
     }
 
     /// What the next of `free` REQUESTs is to ask for, if anything: the first part that

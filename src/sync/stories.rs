@@ -544,6 +544,65 @@ fn what_a_relay_that_is_behind_shows_to_be_lost_leaves_no_watermark_sure() {
 }
 
 #[test]
+fn what_a_relay_sent_while_it_was_behind_brings_back_nothing_that_was_lost() {
+    // Behind one start of a life what was lost is above `life_start`, behind two it may not be.
+    for lives in [&[20][..], &[20, 30]] {
+        let mut world = World::new(39, MemTree::new(700, 64), 1);
+        (0..700).for_each(|leaf| world.write(leaf, b"in the backup"));
+        settle(&mut world);
+        let backup = world.tree.clone();
+        world.write(5, b"lost");
+        settle(&mut world);
+        let lost = world.tree.leaves[5].clone();
+        world.tree = backup;
+        for (joins, life) in (2..).zip(lives) {
+            world.restart_server(*life);
+            let rejoined = |world: &World| world.copies[0].client.counters().joins == joins;
+            assert!(world.run_until(30 * SECOND, rejoined));
+            world.write(6, b"goes on");
+            settle(&mut world);
+        }
+        assert!(world.is_equal(0));
+        let joined = *world.copies[0].client.joined().unwrap();
+        let is_above = lost.head.revision.get() > joined.life_start.0;
+        assert_eq!(is_above, lives.len() == 1);
+        let known = world.copies[0].client.watermark();
+        assert!(known.0 > lost.head.revision.get());
+        // An EVENT of before comes now. The session's header says nothing of SOURCE_IN_SYNC.
+        world.weather.loss = 1.0;
+        world.tree.leaves[5] = lost;
+        let event = next_event(&world, joined.event_num, &[5], false);
+        world.forge(0, event);
+        let copy = &world.copies[0];
+        assert_eq!(copy.tree.as_ref().unwrap().leaves[5].data, b"in the backup");
+        assert_eq!(copy.client.watermark(), known);
+    }
+}
+
+#[test]
+fn what_the_life_cannot_have_from_its_past_is_taken_by_nobody() {
+    let mut world = World::new(40, MemTree::new(700, 64), 0);
+    world.write(5, b"in the backup");
+    let backup = world.tree.clone();
+    world.write(5, b"lost");
+    let lost = world.tree.leaves[5].clone();
+    world.tree = backup;
+    world.restart_server(20);
+    world.add_client("", None);
+    let has_joined = |world: &World| world.copies[0].tree.is_some();
+    assert!(world.run_until(SECOND, has_joined));
+    assert_eq!(world.copies[0].client.watermark(), Revision::ZERO, "it knows of nothing yet");
+    let right = core::mem::replace(&mut world.tree.leaves[5], lost);
+    let first = world.copies[0].client.joined().unwrap().event_num + 1;
+    let event = next_event(&world, first, &[5], false);
+    world.forge(0, event);
+    assert!(world.copies[0].tree.as_ref().unwrap().leaves[5].data.is_empty());
+    assert_eq!(world.copies[0].client.counters().leaves_older, 1);
+    world.tree.leaves[5] = right;
+    settle(&mut world);
+}
+
+#[test]
 fn an_event_that_came_damaged_is_lost_at_once() {
     let mut world = World::new(33, MemTree::new(700, 64), 1);
     settle(&mut world);

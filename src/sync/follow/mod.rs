@@ -288,11 +288,12 @@ impl Follower {
 
     /// Every change up to this revision is held.
     pub(crate) fn watermark(&self) -> Revision {
-        let live = match self.closed {
-            Known::Since(revision) => revision,
-            Known::Live | Known::Between(_) | Known::Unknown => Revision::ZERO,
-        };
-        self.spans.watermark(live)
+        self.spans.watermark(self.live_watermark())
+    }
+
+    /// The same, of the live spans alone.
+    fn live_watermark(&self) -> Revision {
+        self.closed.sure_up_to(Revision::ZERO)
     }
 
     /// The same, as a restart may rely on it. Nothing while leaves are owed: the file would
@@ -669,6 +670,10 @@ impl Follower {
             return false;
         }
         let base = self.joined.life.base();
+        if came > held && came <= base && self.is_lost(id, came, older) {
+            desk.counters.leaves_older += 1;
+            return false;
+        }
         let is_kept = match older {
             Older::Never(_) => true,
             Older::OfOtherLives => held > base,
@@ -693,6 +698,20 @@ impl Follower {
             desk.counters.leaves_refused += 1;
         }
         is_applied
+    }
+
+    /// Whether a change that was made before the server's life, and is not held, is none of
+    /// its history.
+    fn is_lost(&self, leaf: DataLocId, came: Revision, older: Older) -> bool {
+        // A relay that has not heard of the life's start says zero.
+        let life_start = self.joined.life_start;
+        if life_start > Revision::ZERO && came > life_start {
+            return true;
+        }
+        // A relay that was behind when it sent it may hold what was lost, and the copy may
+        // have been told better since.
+        let is_sure = matches!(older, Older::OfOtherLives | Older::Always);
+        !is_sure && came <= self.spans.held_up_to(leaf.0, self.live_watermark())
     }
 
     // What goes.
