@@ -633,6 +633,45 @@ fn an_event_that_came_damaged_is_lost_at_once() {
 }
 
 #[test]
+fn an_answer_that_came_damaged_tells_of_a_lost_event() {
+    let answered = (1..16).filter(|request_id| {
+        let mut world = World::new(41, MemTree::new(700, 64), 1);
+        settle(&mut world);
+        let joined = *world.copies[0].client.joined().unwrap();
+        world.weather.loss = 1.0;
+        // A loss is seen, and asked for in vain.
+        let lost = next_event(&world, joined.event_num + 2, &[3], false);
+        world.forge(0, lost);
+        world.run_for(SECOND / 50);
+        world.write(1, &[1; 48]);
+        world.write(2, &[2; 48]);
+        let mut leaves = vec![0; 2 * world.tree.wire_len(DataLocId(1))];
+        let end = world.tree.copy_wire(DataLocId(1), &mut leaves).unwrap();
+        world.tree.copy_wire(DataLocId(2), &mut leaves[end..]).unwrap();
+        *leaves.last_mut().unwrap() ^= 1;
+        let header = Header {
+            event_num: U64::new(joined.event_num + 3),
+            count: U16::new(2),
+            ..session_header(&joined, DatagramType::Response)
+        };
+        let body = ResponseBody {
+            request_id: U32::new(*request_id),
+            next_leaf: U32::new(700),
+            ..ResponseBody::new_zeroed()
+        };
+        let mut answer = Vec::new();
+        wire::encode(&mut answer, &header, &body, &leaves, 0);
+        world.forge(0, answer);
+        let counters = world.copies[0].client.counters();
+        let is_of_an_open_one = counters.responses_late == 0;
+        assert_eq!(counters.leaves_damaged, u64::from(is_of_an_open_one));
+        assert_eq!(counters.gaps, 2, "the last EVENT did not come");
+        is_of_an_open_one
+    });
+    assert!(answered.count() > 0, "REQUESTs were open");
+}
+
+#[test]
 fn a_copy_cut_off_half_way_goes_on_with_the_difference() {
     let mut world = World::new(10, MemTree::new(5_000, 200), 0);
     (0..5_000).for_each(|leaf| world.write(leaf, &[leaf as u8; 200]));

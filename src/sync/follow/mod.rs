@@ -539,9 +539,10 @@ impl Follower {
                 Err(_) => is_whole = false,
             }
         }
+        // Of one that is damaged, too: what it brought before that is held already.
+        self.hear_of(desk, header);
         let Some(index) = position else {
             desk.counters.responses_late += 1;
-            self.hear_of(desk, header);
             return;
         };
         if !is_whole {
@@ -549,7 +550,7 @@ impl Follower {
             return;
         }
         desk.counters.responses += 1;
-        self.learn_from(desk, index, header, body);
+        self.learn_from(index, header, body);
         self.count_answer(desk.now, index, header, body);
         self.compare_after_repair(desk, header, tree);
     }
@@ -565,15 +566,8 @@ impl Follower {
     }
 
     /// Notes what a RESPONSE says about its part of the range.
-    fn learn_from(
-        &mut self,
-        desk: &mut Desk<'_>,
-        index: usize,
-        header: &Header,
-        body: &ResponseBody,
-    ) {
+    fn learn_from(&mut self, index: usize, header: &Header, body: &ResponseBody) {
         let event_num = header.event_num.get();
-        self.hear_of(desk, header);
         let holes_up_to = self.asks[index].holes_up_to;
         let asked = &self.asks[index].range;
         let first = body.first_leaf.get().clamp(asked.start, asked.end);

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::net::UdpSocket;
+use std::path::Path;
 use std::time::Duration;
 
 use rusteron_client::Aeron as Client;
@@ -34,9 +35,8 @@ pub fn driver(dir: &str) -> anyhow::Result<()> {
     }
 }
 
-fn connect(seat: &Seat) -> anyhow::Result<Client> {
-    let dir = seat.dir.join("aeron").display().to_string();
-    Ok(Client::connect_dir(&dir)?)
+fn connect(dir: &Path) -> anyhow::Result<Client> {
+    Ok(Client::connect_dir(&dir.display().to_string())?)
 }
 
 struct Aeron {
@@ -47,7 +47,7 @@ struct Aeron {
 /// Exclusive is the faster kind for one thread; `fc=min` goes with the slowest subscriber,
 /// so that nothing is lost.
 pub fn sender(seat: &Seat) -> anyhow::Result<Box<dyn Sender>> {
-    let client = connect(seat)?;
+    let client = connect(&seat.driver())?;
     let channel =
         format!("aeron:udp?control={}:{}|control-mode=dynamic|fc=min", seat.near(), seat.port);
     let publication = client
@@ -74,10 +74,10 @@ impl Sender for Aeron {
 
 pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
     replica.begin();
-    let client = connect(seat)?;
+    let client = connect(&seat.far_driver())?;
     let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
-    let control = format!("control={}:{}|control-mode=dynamic", seat.far(), seat.port);
-    let channel = format!("aeron:udp?endpoint={}:{port}|{control}", seat.near());
+    let control = format!("control={}:{}|control-mode=dynamic", seat.near(), seat.port);
+    let channel = format!("aeron:udp?endpoint={}:{port}|{control}", seat.far());
     let subscription = client
         .async_add_subscription(&CString::new(channel)?, STREAM, Handlers::NONE, Handlers::NONE)?
         .poll_blocking(PATIENCE)?;

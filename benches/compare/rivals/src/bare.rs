@@ -55,7 +55,7 @@ impl Sender for Bare {
 }
 
 pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
-    let socket = socket(seat.near().parse()?)?;
+    let socket = socket(seat.far().parse()?)?;
     socket.set_nonblocking(seat.spin)?;
     replica.begin();
     replica.ready(socket.local_addr()?.port());

@@ -4,6 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
@@ -29,33 +30,38 @@ pub struct Duel {
     pub seat: Seat,
     pub board: Board,
     broker: Option<Child>,
+    far_broker: Option<Child>,
     publisher: Option<Child>,
     subscribers: Vec<Child>,
 }
 
 impl Duel {
     /// Starts all but subscribers.
-    pub fn start(mut seat: Seat, within: &std::path::Path) -> anyhow::Result<Duel> {
+    pub fn start(mut seat: Seat, within: &Path) -> anyhow::Result<Duel> {
         seat.dir = folder(within)?;
         seat.port = free_port()?;
         let board = Board::create(&seat.dir.join("board"))?;
-        let mut duel = Duel { seat, board, broker: None, publisher: None, subscribers: Vec::new() };
+        let (broker, far_broker, publisher, subscribers) = (None, None, None, Vec::new());
+        let mut duel = Duel { seat, board, broker, far_broker, publisher, subscribers };
         let seat = duel.seat.clone();
         if let Some(command) = seat.rival.broker(&seat)? {
-            duel.broker = Some(spawn(command, &seat)?);
+            duel.broker = Some(spawn(command, &seat, Side::Near)?);
             duel.wait_for_broker()?;
         }
-        duel.publisher = Some(spawn(itself("publisher", &seat)?, &seat)?);
+        if let Some(command) = seat.rival.far_broker(&seat)? {
+            duel.far_broker = Some(spawn(command, &seat, Side::Far)?);
+            duel.wait_for("the far driver", |duel| is_driven(&duel.seat.far_driver()))?;
+        }
+        duel.publisher = Some(spawn(itself("publisher", &seat)?, &seat, Side::Near)?);
         duel.wait_for("the publisher", |duel| duel.board.get(Word::PublisherReady) > 0)?;
         Ok(duel)
     }
 
     fn wait_for_broker(&mut self) -> anyhow::Result<()> {
         let (host, port) = (self.seat.near(), self.seat.port);
-        let aeron = self.seat.dir.join("aeron").join("cnc.dat");
         let is_driver = self.seat.rival == crate::rival::Rival::Aeron;
-        self.wait_for("the broker", |_| match is_driver {
-            true => aeron.exists(),
+        self.wait_for("the broker", |duel| match is_driver {
+            true => is_driven(&duel.seat.driver()),
             false => TcpStream::connect((host, port)).is_ok(),
         })
     }
@@ -64,7 +70,7 @@ impl Duel {
     pub fn subscribe(&mut self) -> anyhow::Result<usize> {
         let number = self.subscribers.len();
         let seat = Seat { number, ..self.seat.clone() };
-        self.subscribers.push(spawn(itself("subscriber", &seat)?, &seat)?);
+        self.subscribers.push(spawn(itself("subscriber", &seat)?, &seat, Side::Far)?);
         Ok(number)
     }
 
@@ -112,7 +118,8 @@ impl Duel {
 
     /// Processor seconds of all processes since they began, the broker's included.
     pub fn cpu(&self) -> f64 {
-        let all = self.broker.iter().chain(&self.publisher).chain(&self.subscribers);
+        let brokers = self.broker.iter().chain(&self.far_broker);
+        let all = brokers.chain(&self.publisher).chain(&self.subscribers);
         all.filter_map(|child| ticks(child.id())).map(|ticks| ticks as f64 / 100.0).sum()
     }
 
@@ -133,7 +140,8 @@ impl Duel {
     /// Fails if a process has ended.
     pub fn check(&mut self) -> anyhow::Result<()> {
         let dir = self.seat.dir.clone();
-        let parts = self.broker.iter_mut().chain(&mut self.publisher).chain(&mut self.subscribers);
+        let brokers = self.broker.iter_mut().chain(&mut self.far_broker);
+        let parts = brokers.chain(&mut self.publisher).chain(&mut self.subscribers);
         for child in parts {
             if let Some(status) = child.try_wait()? {
                 let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
@@ -157,8 +165,8 @@ impl Duel {
 
 impl Drop for Duel {
     fn drop(&mut self) {
-        let children =
-            self.subscribers.iter_mut().chain(&mut self.publisher).chain(&mut self.broker);
+        let others = self.subscribers.iter_mut().chain(&mut self.publisher);
+        let children = others.chain(&mut self.far_broker).chain(&mut self.broker);
         for child in children {
             // By its own id; one that has ended is only waited for.
             let _ = child.kill();
@@ -173,7 +181,7 @@ pub fn pause(time: Duration) {
 }
 
 /// A new folder.
-fn folder(within: &std::path::Path) -> anyhow::Result<PathBuf> {
+fn folder(within: &Path) -> anyhow::Result<PathBuf> {
     let dir = within.join(format!("duel-{}-{}", std::process::id(), crate::board::now_ns()));
     fs::create_dir(&dir).with_context(|| format!("no folder in {}", within.display()))?;
     Ok(dir)
@@ -190,16 +198,32 @@ fn itself(task: &str, seat: &Seat) -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// Whether a media driver has made its folder.
+fn is_driven(dir: &Path) -> bool {
+    dir.join("cnc.dat").exists()
+}
+
+/// On which side of the link a process is, if there is one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Near,
+    Far,
+}
+
 /// Starts a process that ends with this one; what it says goes to a file.
-fn spawn(mut command: Command, seat: &Seat) -> anyhow::Result<Child> {
+fn spawn(mut command: Command, seat: &Seat, side: Side) -> anyhow::Result<Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(seat.dir.join("log"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     command.env("CYCLONEDDS_URI", cyclone_settings(seat));
-    // SAFETY: between fork and exec only prctl is called, which is safe there.
+    let namespace = link::far_namespace().filter(|_| seat.lossy && side == Side::Far);
+    // SAFETY: between fork and exec only setns and prctl are called, which is safe there.
     unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
+        command.pre_exec(move || {
+            namespace.map_or(Ok(()), link::enter)?;
+            match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
         });
     }
     let program = command.get_program().to_owned();
@@ -207,26 +231,24 @@ fn spawn(mut command: Command, seat: &Seat) -> anyhow::Result<Child> {
 }
 
 /// Unicast, the largest messages there are, buffers that hold a burst, and room for 66
-/// participants on a machine. Over the lossy link, packets of a network, and the link's far
-/// side as everybody's address.
+/// participants on a machine. Over the lossy link, packets of a network.
 fn cyclone_settings(seat: &Seat) -> String {
-    let (interface, size, fragment, external) = match seat.lossy {
-        true => {
-            let far = link::FAR;
-            let external = format!("<ExternalNetworkAddress>{far}</ExternalNetworkAddress>");
-            (link::NAME, "1400B", "1300B", external)
-        }
-        false => ("lo", "65500B", "64000B", String::new()),
+    let (interface, size, fragment) = match seat.lossy {
+        true => (link::NAME, "1400B", "1300B"),
+        false => ("lo", "65500B", "64000B"),
     };
+    // Two, if they are two: one that is named twice is asked twice.
+    let mut peers = vec![seat.near(), seat.far()];
+    peers.dedup();
+    let peers: String = peers.iter().map(|at| format!("<Peer Address=\"{at}\"/>")).collect();
     format!(
         "<CycloneDDS><Domain><General><Interfaces><NetworkInterface name=\"{interface}\"/>\
-         </Interfaces><AllowMulticast>false</AllowMulticast>{external}\
+         </Interfaces><AllowMulticast>false</AllowMulticast>\
          <MaxMessageSize>{size}</MaxMessageSize><FragmentSize>{fragment}</FragmentSize></General>\
          <Discovery><ParticipantIndex>auto</ParticipantIndex>\
          <MaxAutoParticipantIndex>100</MaxAutoParticipantIndex>\
-         <Peers><Peer Address=\"{}\"/></Peers></Discovery><Internal>\
-         <SocketReceiveBufferSize min=\"default\" max=\"4MB\"/></Internal></Domain></CycloneDDS>",
-        seat.far()
+         <Peers>{peers}</Peers></Discovery><Internal>\
+         <SocketReceiveBufferSize min=\"default\" max=\"4MB\"/></Internal></Domain></CycloneDDS>"
     )
 }
 

@@ -1,17 +1,21 @@
-//! A link that loses packets: a TUN device that turns each packet round.
+//! A link that loses packets, between two network namespaces.
 //!
-//! What is sent to the far address comes back with both addresses exchanged, so that it
-//! arrives at the near one as if it came from afar; no checksum changes by that. Both ends
-//! are then on this machine, and all that is between them crosses the device: TCP as well
-//! as UDP, in packets of 1,500 bytes, without offloads. It takes root and /dev/net/tun.
+//! Broker and publisher stay where this process is; subscribers are started in a namespace
+//! behind the link. On each side lies a TUN device, and what is sent into one comes out of
+//! the other, unless it is drawn to be lost: TCP as well as UDP, in packets of 1,500 bytes,
+//! without offloads. To both sides it is a network with another machine behind it. It takes
+//! root and /dev/net/tun.
 
 use std::fs::File;
 use std::fs::OpenOptions;
+use std::io;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
+use std::os::fd::RawFd;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -19,6 +23,7 @@ use std::thread;
 
 use anyhow::Context as _;
 
+/// The device, on either side.
 pub const NAME: &str = "lossy0";
 pub const NEAR: &str = "10.9.0.1";
 pub const FAR: &str = "10.9.0.2";
@@ -26,36 +31,77 @@ pub const FAR: &str = "10.9.0.2";
 /// Losses are counted in packets of so many.
 const MANY: u32 = 1_000_000;
 
+/// Where subscribers are.
+static FAR_NAMESPACE: OnceLock<File> = OnceLock::new();
+
 /// It lives as long as the process.
 pub struct Link {
     lost: Arc<AtomicU32>,
-    turned: Arc<AtomicU64>,
+    carried: Arc<AtomicU64>,
 }
 
 impl Link {
+    /// Makes it. A process has one.
     pub fn open() -> anyhow::Result<Link> {
         // Addresses and devices of the machine itself are not this program's to change.
         let own = std::env::var_os("COMPARE_NAMESPACE").is_some();
         anyhow::ensure!(own, "needs a network namespace of its own, which takes root");
-        let device = open_tun().context("needs /dev/net/tun")?;
-        ip(&["addr", "add", NEAR, "peer", FAR, "dev", NAME])?;
-        ip(&["link", "set", NAME, "mtu", "1500", "txqueuelen", "10000", "up"])?;
+        let near = end(NEAR, FAR)?;
+        // A namespace is a thread's; that of this one stays when it ends, as it is held open.
+        let (far, namespace) = thread::spawn(far_end).join().expect("it does not panic")?;
+        let is_first = FAR_NAMESPACE.set(namespace).is_ok();
+        anyhow::ensure!(is_first, "there is a link already");
         let lost = Arc::<AtomicU32>::default();
-        let turned = Arc::<AtomicU64>::default();
-        let (share, count) = (Arc::clone(&lost), Arc::clone(&turned));
-        thread::spawn(move || turn_round(device, &share, &count));
-        Ok(Link { lost, turned })
+        let carried = Arc::<AtomicU64>::default();
+        let ways = [(near.try_clone()?, far.try_clone()?, 1), (far, near, 2)];
+        for (from, to, seed) in ways {
+            let (share, count) = (Arc::clone(&lost), Arc::clone(&carried));
+            thread::spawn(move || carry(from, to, seed, &share, &count));
+        }
+        Ok(Link { lost, carried })
     }
 
     /// Bytes that have come to the link.
-    pub fn turned(&self) -> u64 {
-        self.turned.load(Ordering::Relaxed)
+    pub fn carried(&self) -> u64 {
+        self.carried.load(Ordering::Relaxed)
     }
 
     /// From now on so many are lost, each way.
     pub fn lose(&self, share: f64) {
         self.lost.store((share * f64::from(MANY)) as u32, Ordering::Relaxed);
     }
+}
+
+/// The namespace of subscribers, for [`enter`].
+pub fn far_namespace() -> Option<RawFd> {
+    FAR_NAMESPACE.get().map(File::as_raw_fd)
+}
+
+/// Moves the calling thread there. May be called between fork and exec.
+pub fn enter(namespace: RawFd) -> io::Result<()> {
+    // SAFETY: setns touches no memory.
+    match unsafe { libc::setns(namespace, libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Moves this thread to a new namespace, and makes the far end of the link there.
+fn far_end() -> anyhow::Result<(File, File)> {
+    // SAFETY: unshare touches no memory.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    anyhow::ensure!(done == 0, "no second namespace: {}", io::Error::last_os_error());
+    ip(&["link", "set", "lo", "up"])?;
+    let device = end(FAR, NEAR)?;
+    Ok((device, File::open("/proc/thread-self/ns/net")?))
+}
+
+/// One end of the link, in this thread's namespace.
+fn end(here: &str, there: &str) -> anyhow::Result<File> {
+    let device = open_tun().context("needs /dev/net/tun")?;
+    ip(&["addr", "add", here, "peer", there, "dev", NAME])?;
+    ip(&["link", "set", NAME, "mtu", "1500", "txqueuelen", "10000", "up"])?;
+    Ok(device)
 }
 
 fn open_tun() -> anyhow::Result<File> {
@@ -68,7 +114,7 @@ fn open_tun() -> anyhow::Result<File> {
     request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
     // SAFETY: the kernel reads and writes one request, and there is one.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };
-    anyhow::ensure!(done == 0, "{}", std::io::Error::last_os_error());
+    anyhow::ensure!(done == 0, "{}", io::Error::last_os_error());
     Ok(file)
 }
 
@@ -78,21 +124,19 @@ fn ip(args: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn turn_round(mut device: File, lost: &AtomicU32, turned: &AtomicU64) {
+/// One way of the link.
+fn carry(mut from: File, mut to: File, seed: u64, lost: &AtomicU32, carried: &AtomicU64) {
     let mut packet = [0; 2_048];
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    while let Ok(size) = device.read(&mut packet) {
-        turned.fetch_add(size as u64, Ordering::Relaxed);
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed);
+    while let Ok(size) = from.read(&mut packet) {
+        carried.fetch_add(size as u64, Ordering::Relaxed);
         random ^= random >> 12;
         random ^= random << 25;
         random ^= random >> 27;
         let drawn = (random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as u32 % MANY;
-        if size < 20 || packet[0] >> 4 != 4 || drawn < lost.load(Ordering::Relaxed) {
-            continue;
+        if drawn >= lost.load(Ordering::Relaxed) {
+            // A full queue of the other side drops it, as a network would.
+            let _ = to.write(&packet[..size]);
         }
-        let (from, to) = packet[12..20].split_at_mut(4);
-        from.swap_with_slice(to);
-        // A full queue of the other side drops it, as a network would.
-        let _ = device.write(&packet[..size]);
     }
 }

@@ -94,9 +94,19 @@ impl Seat {
         if self.lossy { link::NEAR } else { "127.0.0.1" }
     }
 
-    /// Where a subscriber finds them.
+    /// Where subscribers are.
     pub fn far(&self) -> &'static str {
         if self.lossy { link::FAR } else { "127.0.0.1" }
+    }
+
+    /// The folder of Aeron's media driver.
+    pub fn driver(&self) -> PathBuf {
+        self.dir.join("aeron")
+    }
+
+    /// That of the subscribers' driver: behind the link they are on another machine.
+    pub fn far_driver(&self) -> PathBuf {
+        if self.lossy { self.dir.join("aeron-far") } else { self.driver() }
     }
 
     fn terms(&self) -> Terms {

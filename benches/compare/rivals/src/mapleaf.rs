@@ -66,7 +66,6 @@ pub fn publish(seat: &Seat) -> anyhow::Result<()> {
     options.listen = SocketAddr::new(host, seat.port);
     options.waiting = waiting(seat);
     options.feed = Some(Box::new(Fed { publisher }));
-    // A subscriber's address is the link's far one, as the server sees it.
     let far = Prefix::new(seat.far().parse()?, 32).context("an address of 32 bits")?;
     let (period, allowed) = (period(seat), vec![far]);
     options.live.store(Arc::new(ReloadableConfig { period, allowed, ..Default::default() }));
@@ -105,7 +104,7 @@ impl Feed for Fed {
 
 /// Mirrors until the process is ended.
 pub fn subscribe(seat: &Seat) -> anyhow::Result<()> {
-    let mut options = MirrorOptions::new(SocketAddr::new(seat.far().parse()?, seat.port));
+    let mut options = MirrorOptions::new(SocketAddr::new(seat.near().parse()?, seat.port));
     options.file = Some(seat.dir.join(format!("replica-{}", seat.number)));
     options.waiting = waiting(seat);
     let board = seat.board()?;

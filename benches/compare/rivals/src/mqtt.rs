@@ -98,7 +98,7 @@ impl Sender for Mqtt {
 
 pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
     replica.begin();
-    let mut stream = connect(seat.far(), seat.port, &format!("subscriber-{}", seat.number))?;
+    let mut stream = connect(seat.near(), seat.port, &format!("subscriber-{}", seat.number))?;
     let topic = if seat.keyed { "m/#" } else { "m" };
     let mut packet = Vec::new();
     begin(&mut packet, 0x82, 5 + topic.len());

@@ -76,7 +76,7 @@ fn head(head: &mut Vec<u8>, keyed: bool, leaf: u32, size: usize) -> io::Result<(
 
 pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
     replica.begin();
-    let mut stream = connect(seat.far(), seat.port)?;
+    let mut stream = connect(seat.near(), seat.port)?;
     if seat.keyed {
         watch(&mut stream, seat.number)?;
     } else {

@@ -34,7 +34,7 @@ fn head(head: &mut Vec<u8>, keyed: bool, leaf: u32, size: usize) -> io::Result<(
 
 pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
     replica.begin();
-    let mut stream = Stream::connect(seat.far(), seat.port)?;
+    let mut stream = Stream::connect(seat.near(), seat.port)?;
     stream.write(b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nm\r\n")?;
     stream.flush()?;
     if seat.spin {
@@ -52,7 +52,7 @@ pub fn subscribe(seat: &Seat, mut replica: Replica) -> anyhow::Result<()> {
 
 /// Reads all keys, over a connection of its own.
 fn fetch(seat: &Seat, replica: &mut Replica) -> anyhow::Result<()> {
-    let mut stream = Stream::connect(seat.far(), seat.port)?;
+    let mut stream = Stream::connect(seat.near(), seat.port)?;
     let (mut asked, mut told) = (0, 0);
     while told < seat.leaves {
         // Two questions under way keep the server busy and its answers short.

@@ -1,6 +1,7 @@
 //! Who they are, what they are started with, and why that is their best.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 
@@ -133,7 +134,7 @@ impl Rival {
                 "reliable, KEEP_ALL (its own flow control), 65,500 B messages, write batching in throughput rows, listener on the receiving thread; late join: keyed, transient-local, KEEP_LAST 1"
             }
             Rival::Aeron => {
-                "UDP, dynamic multi-destination-cast, min flow control (its own), one driver for all in SHARED mode, MTU 16,352, 4 MiB terms; late join: leaves told by the publisher"
+                "UDP, dynamic multi-destination-cast, min flow control (its own), one driver for all in SHARED mode (over the lossy link one each side, MTU 1,408), MTU 16,352, 4 MiB terms; late join: leaves told by the publisher"
             }
         }
     }
@@ -200,27 +201,35 @@ impl Rival {
                 command = Command::new("mosquitto");
                 command.arg("-c").arg(file);
             }
-            Rival::Aeron => {
-                command = Command::new(std::env::current_exe()?);
-                command.arg("aeron-driver").arg(dir.join("aeron"));
-                // Two cores: one thread that yields serves better than three that spin.
-                let settings = [
-                    ("AERON_THREADING_MODE", "SHARED"),
-                    ("AERON_SHARED_IDLE_STRATEGY", "aeron_idle_strategy_backoff"),
-                    // Larger than a packet of a network is only for the machine's own.
-                    ("AERON_MTU_LENGTH", if seat.lossy { "1408" } else { "16352" }),
-                    ("AERON_SOCKET_SO_RCVBUF", "4m"),
-                    ("AERON_SOCKET_SO_SNDBUF", "4m"),
-                    ("AERON_RCV_INITIAL_WINDOW_LENGTH", "2m"),
-                    ("AERON_TERM_BUFFER_LENGTH", "4m"),
-                    ("AERON_TERM_BUFFER_SPARSE_FILE", "1"),
-                ];
-                command.envs(settings);
-            }
+            Rival::Aeron => command = aeron_driver(&seat.driver(), seat.lossy)?,
             _ => return Ok(None),
         }
         Ok(Some(command))
     }
+
+    /// What stands on the machine of subscribers, where that is another one.
+    pub fn far_broker(self, seat: &Seat) -> anyhow::Result<Option<Command>> {
+        let is_needed = self == Rival::Aeron && seat.lossy;
+        is_needed.then(|| aeron_driver(&seat.far_driver(), seat.lossy)).transpose()
+    }
+}
+
+fn aeron_driver(dir: &Path, lossy: bool) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("aeron-driver").arg(dir);
+    // Two cores: one thread that yields serves better than three that spin.
+    command.envs([
+        ("AERON_THREADING_MODE", "SHARED"),
+        ("AERON_SHARED_IDLE_STRATEGY", "aeron_idle_strategy_backoff"),
+        // Larger than a packet of a network is only for the machine's own.
+        ("AERON_MTU_LENGTH", if lossy { "1408" } else { "16352" }),
+        ("AERON_SOCKET_SO_RCVBUF", "4m"),
+        ("AERON_SOCKET_SO_SNDBUF", "4m"),
+        ("AERON_RCV_INITIAL_WINDOW_LENGTH", "2m"),
+        ("AERON_TERM_BUFFER_LENGTH", "4m"),
+        ("AERON_TERM_BUFFER_SPARSE_FILE", "1"),
+    ]);
+    Ok(command)
 }
 
 /// `NATS_SERVER` names another one than the system's.

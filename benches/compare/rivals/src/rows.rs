@@ -233,13 +233,13 @@ fn loss(options: &Options, figures: &mut Figures) -> anyhow::Result<()> {
     for (share, name) in [(0.0, "loss/0"), (0.001, "loss/0.1"), (0.01, "loss/1")] {
         link.lose(share);
         let seat = Seat { records: 1, window: 0, hurry: true, lossy: true, ..options.seat() };
-        let (before, mut timed) = (link.turned(), Figures::default());
+        let (before, mut timed) = (link.carried(), Figures::default());
         if let Err(error) = time(options, &mut timed, name, seat) {
             figures.notes.push(format!("{name}: {error:#}"));
         }
         // One that finds a way round the link says nothing about loss.
         let values: f64 = timed.all.get(&format!("{name}/timed")).map_or(0.0, sum);
-        let crossed = (link.turned() - before) as f64 / VALUE as f64;
+        let crossed = (link.carried() - before) as f64 / VALUE as f64;
         if crossed < values {
             figures.notes.push(format!("{name}: its values did not cross the link: not measured"));
         } else {

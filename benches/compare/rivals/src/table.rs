@@ -42,11 +42,12 @@ const GROUPS: &[(&str, &[Row])] = &[
         ],
     ),
     (
-        "The same over a link of 1,500 B packets that loses some, asleep, microseconds",
+        "The same over a link of 1,500 B packets that loses some, each way, asleep, microseconds",
         &[
             ("nothing lost, p99", "loss/0/p99", 1.0, 0, Better::Less),
             ("0.1 % lost, p99", "loss/0.1/p99", 1.0, 0, Better::Less),
             ("1 % lost, p99", "loss/1/p99", 1.0, 0, Better::Less),
+            ("1 % lost, p99.9", "loss/1/p99.9", 1.0, 0, Better::Less),
             ("1 % lost, values that never came", "loss/1/lost", 1.0, 0, Better::Less),
         ],
     ),

@@ -57,7 +57,7 @@ impl Sender for Zenoh {
 pub fn subscribe(seat: &Seat, replica: Replica) -> anyhow::Result<()> {
     replica.begin();
     let session = open(&[
-        ("connect/endpoints", endpoint(seat.far(), seat)),
+        ("connect/endpoints", endpoint(seat.near(), seat)),
         ("listen/endpoints", "[]".to_owned()),
     ])?;
     // A callback on the thread that receives: there is no queue between.
