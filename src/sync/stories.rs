@@ -750,6 +750,32 @@ fn differences_to_a_source_that_was_behind_for_long_do_not_make_the_next_one_wai
 }
 
 #[test]
+fn a_leaf_that_was_never_written_is_mended_as_soon_as_the_source_is_in_sync() {
+    // Looked into after 1, 3, 7, 15 and 31 s: every other look goes by revision, and each
+    // of them may be the last before the source is in sync.
+    for behind_s in [2, 5, 10, 17, 33] {
+        let mut world = World::new(42, MemTree::new(900, 64), 1);
+        (0..900).filter(|leaf| *leaf != 3).for_each(|leaf| world.write(leaf, b"right"));
+        settle(&mut world);
+        // The audit has passed the leaf, and comes again in a minute.
+        world.run_for(20 * SECOND);
+        let mut lost = world.tree.leaves[4].clone();
+        lost.head.data_loc_id = 3.into();
+        lost.head.revision = (world.tree.newest.0 + 1_000).into();
+        lost.head.checksum = wire::leaf_checksum(&lost.head, &lost.data).into();
+        let tree = world.copies[0].tree.as_mut().unwrap();
+        tree.leaves[3] = lost;
+        tree.reindex();
+        world.source = SourceState::Behind;
+        world.run_for(behind_s * SECOND);
+        assert!(!world.is_equal(0));
+        world.source = SourceState::InSync;
+        let is_mended = |world: &World| world.is_equal(0) && world.all_in_sync();
+        assert!(world.run_until(4 * SECOND, is_mended), "behind for {behind_s} s");
+    }
+}
+
+#[test]
 fn clients_of_a_parent_get_its_leaves_only() {
     let mut world = World::new(12, MemTree::new(1_000, 64), 1);
     let filtered = world.add_client("/b", None);

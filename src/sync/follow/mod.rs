@@ -445,6 +445,7 @@ impl Follower {
             let in_sync = source_in_sync(header);
             if in_sync && !self.differed_in_sync {
                 // What it differed from before was a relay's way to this.
+                self.mismatches_in_row = 0;
                 self.compare_soon(desk.now);
             }
             self.differed_in_sync = in_sync;
