@@ -703,6 +703,18 @@ fn a_damaged_copy_is_found_by_its_digest_and_mended() {
     assert!(world.copies[0].client.counters().digest_mismatches > 0);
 }
 
+/// Lets the copy hold a leaf that is newer than what the server wrote last: forged, or of a
+/// history that was lost.
+fn hold_newer(world: &mut World, leaf: u32) {
+    let mut held = world.tree.leaves[4].clone();
+    held.head.data_loc_id = leaf.into();
+    held.head.revision = (world.tree.newest.0 + 1_000).into();
+    held.head.checksum = wire::leaf_checksum(&held.head, &held.data).into();
+    let tree = world.copies[0].tree.as_mut().unwrap();
+    tree.leaves[leaf as usize] = held;
+    tree.reindex();
+}
+
 #[test]
 fn a_leaf_that_the_server_never_wrote_is_mended_though_the_source_was_behind_at_first() {
     let mut world = World::new(36, MemTree::new(900, 64), 1);
@@ -710,13 +722,7 @@ fn a_leaf_that_the_server_never_wrote_is_mended_though_the_source_was_behind_at_
     settle(&mut world);
     // The audit has passed the leaf, and comes again in a minute.
     world.run_for(20 * SECOND);
-    let mut forged = world.tree.leaves[4].clone();
-    forged.head.data_loc_id = 3.into();
-    forged.head.revision = (world.tree.newest.0 + 1_000).into();
-    forged.head.checksum = wire::leaf_checksum(&forged.head, &forged.data).into();
-    let tree = world.copies[0].tree.as_mut().unwrap();
-    tree.leaves[3] = forged;
-    tree.reindex();
+    hold_newer(&mut world, 3);
     // The first three looks tell nothing of older leaves.
     world.source = SourceState::Behind;
     world.run_for(5 * SECOND);
@@ -735,12 +741,7 @@ fn differences_to_a_source_that_was_behind_for_long_do_not_make_the_next_one_wai
     settle(&mut world);
     // The audit has passed the leaf, and comes again in a minute.
     world.run_for(20 * SECOND);
-    let tree = world.copies[0].tree.as_mut().unwrap();
-    let mut lost = world.tree.leaves[3].clone();
-    lost.head.revision = (world.tree.newest.0 + 1_000).into();
-    lost.head.checksum = wire::leaf_checksum(&lost.head, &lost.data).into();
-    tree.leaves[3] = lost;
-    tree.reindex();
+    hold_newer(&mut world, 3);
     world.source = SourceState::Behind;
     // Looked into after 1, 3, 7, 15 and 31 s; then it would be after 63.
     world.run_for(34 * SECOND);
@@ -759,13 +760,7 @@ fn a_leaf_that_was_never_written_is_mended_as_soon_as_the_source_is_in_sync() {
         settle(&mut world);
         // The audit has passed the leaf, and comes again in a minute.
         world.run_for(20 * SECOND);
-        let mut lost = world.tree.leaves[4].clone();
-        lost.head.data_loc_id = 3.into();
-        lost.head.revision = (world.tree.newest.0 + 1_000).into();
-        lost.head.checksum = wire::leaf_checksum(&lost.head, &lost.data).into();
-        let tree = world.copies[0].tree.as_mut().unwrap();
-        tree.leaves[3] = lost;
-        tree.reindex();
+        hold_newer(&mut world, 3);
         world.source = SourceState::Behind;
         world.run_for(behind_s * SECOND);
         assert!(!world.is_equal(0));
