@@ -715,14 +715,20 @@ fn hold_newer(world: &mut World, leaf: u32) {
     tree.reindex();
 }
 
-#[test]
-fn a_leaf_that_the_server_never_wrote_is_mended_though_the_source_was_behind_at_first() {
-    let mut world = World::new(36, MemTree::new(900, 64), 1);
+/// A world whose copy holds leaf 3, which its server never wrote.
+fn world_that_holds_what_was_never_written(seed: u64) -> World {
+    let mut world = World::new(seed, MemTree::new(900, 64), 1);
     (0..900).filter(|leaf| *leaf != 3).for_each(|leaf| world.write(leaf, b"right"));
     settle(&mut world);
     // The audit has passed the leaf, and comes again in a minute.
     world.run_for(20 * SECOND);
     hold_newer(&mut world, 3);
+    world
+}
+
+#[test]
+fn a_leaf_that_the_server_never_wrote_is_mended_though_the_source_was_behind_at_first() {
+    let mut world = world_that_holds_what_was_never_written(36);
     // The first three looks tell nothing of older leaves.
     world.source = SourceState::Behind;
     world.run_for(5 * SECOND);
@@ -755,12 +761,7 @@ fn a_leaf_that_was_never_written_is_mended_as_soon_as_the_source_is_in_sync() {
     // Looked into after 1, 3, 7, 15 and 31 s: every other look goes by revision, and each
     // of them may be the last before the source is in sync.
     for behind_s in [2, 5, 10, 17, 33] {
-        let mut world = World::new(42, MemTree::new(900, 64), 1);
-        (0..900).filter(|leaf| *leaf != 3).for_each(|leaf| world.write(leaf, b"right"));
-        settle(&mut world);
-        // The audit has passed the leaf, and comes again in a minute.
-        world.run_for(20 * SECOND);
-        hold_newer(&mut world, 3);
+        let mut world = world_that_holds_what_was_never_written(42);
         world.source = SourceState::Behind;
         world.run_for(behind_s * SECOND);
         assert!(!world.is_equal(0));

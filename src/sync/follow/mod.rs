@@ -247,8 +247,7 @@ impl Follower {
         self.comparable_from = 0;
         self.doubtful_from = None;
         if life != joined.life {
-            self.mismatches_in_row = 0;
-            self.compare_soon(now);
+            self.forget_differences(now);
         }
         self.is_in_sync = false;
         (self.lease_number, self.lease_event_num) = (0, 0);
@@ -445,8 +444,7 @@ impl Follower {
             let in_sync = source_in_sync(header);
             if in_sync && !self.differed_in_sync {
                 // What it differed from before was a relay's way to this.
-                self.mismatches_in_row = 0;
-                self.compare_soon(desk.now);
+                self.forget_differences(desk.now);
             }
             self.differed_in_sync = in_sync;
             if desk.now >= self.compare_at {
@@ -487,7 +485,8 @@ impl Follower {
 
     /// Differences that were looked into in vain say nothing about the next one: it waits
     /// for one pause at most.
-    fn compare_soon(&mut self, now: Time) {
+    fn forget_differences(&mut self, now: Time) {
+        self.mismatches_in_row = 0;
         self.compare_at = self.compare_at.min(now.after(self.compare_pause()));
     }
 
@@ -633,8 +632,7 @@ impl Follower {
             (self.doubtful_from, self.owed) = (None, false);
             self.closed = self.closed_at(header);
             desk.counters.digest_matches += 1;
-            self.mismatches_in_row = 0;
-            self.compare_soon(desk.now);
+            self.forget_differences(desk.now);
             self.is_in_sync = source_in_sync(header);
         }
         is_equal
@@ -705,8 +703,8 @@ impl Follower {
         }
         // A relay that was behind when it sent it may hold what was lost, and the copy may
         // have been told better since.
-        let is_sure = matches!(older, Older::OfOtherLives | Older::Always);
-        !is_sure && came <= self.spans.held_up_to(leaf.0, self.live_watermark())
+        matches!(older, Older::Never(_))
+            && came <= self.spans.held_up_to(leaf.0, self.live_watermark())
     }
 
     // What goes.

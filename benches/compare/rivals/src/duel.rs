@@ -29,8 +29,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Duel {
     pub seat: Seat,
     pub board: Board,
-    broker: Option<Child>,
-    far_broker: Option<Child>,
+    /// What stands between; the first keeps the state.
+    brokers: Vec<Child>,
     publisher: Option<Child>,
     subscribers: Vec<Child>,
 }
@@ -41,15 +41,15 @@ impl Duel {
         seat.dir = folder(within)?;
         seat.port = free_port()?;
         let board = Board::create(&seat.dir.join("board"))?;
-        let (broker, far_broker, publisher, subscribers) = (None, None, None, Vec::new());
-        let mut duel = Duel { seat, board, broker, far_broker, publisher, subscribers };
+        let (brokers, publisher, subscribers) = (Vec::new(), None, Vec::new());
+        let mut duel = Duel { seat, board, brokers, publisher, subscribers };
         let seat = duel.seat.clone();
         if let Some(command) = seat.rival.broker(&seat)? {
-            duel.broker = Some(spawn(command, &seat, Side::Near)?);
+            duel.brokers.push(spawn(command, &seat, Side::Near)?);
             duel.wait_for_broker()?;
         }
         if let Some(command) = seat.rival.far_broker(&seat)? {
-            duel.far_broker = Some(spawn(command, &seat, Side::Far)?);
+            duel.brokers.push(spawn(command, &seat, Side::Far)?);
             duel.wait_for("the far driver", |duel| is_driven(&duel.seat.far_driver()))?;
         }
         duel.publisher = Some(spawn(itself("publisher", &seat)?, &seat, Side::Near)?);
@@ -118,14 +118,13 @@ impl Duel {
 
     /// Processor seconds of all processes since they began, the broker's included.
     pub fn cpu(&self) -> f64 {
-        let brokers = self.broker.iter().chain(&self.far_broker);
-        let all = brokers.chain(&self.publisher).chain(&self.subscribers);
+        let all = self.brokers.iter().chain(&self.publisher).chain(&self.subscribers);
         all.filter_map(|child| ticks(child.id())).map(|ticks| ticks as f64 / 100.0).sum()
     }
 
     /// Resident bytes of the one that keeps the state: the broker, or else the publisher.
     pub fn server_memory(&self) -> u64 {
-        let server = self.broker.as_ref().or(self.publisher.as_ref());
+        let server = self.brokers.first().or(self.publisher.as_ref());
         server.and_then(|child| resident(child.id())).unwrap_or(0)
     }
 
@@ -140,8 +139,7 @@ impl Duel {
     /// Fails if a process has ended.
     pub fn check(&mut self) -> anyhow::Result<()> {
         let dir = self.seat.dir.clone();
-        let brokers = self.broker.iter_mut().chain(&mut self.far_broker);
-        let parts = brokers.chain(&mut self.publisher).chain(&mut self.subscribers);
+        let parts = self.brokers.iter_mut().chain(&mut self.publisher).chain(&mut self.subscribers);
         for child in parts {
             if let Some(status) = child.try_wait()? {
                 let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
@@ -166,7 +164,7 @@ impl Duel {
 impl Drop for Duel {
     fn drop(&mut self) {
         let others = self.subscribers.iter_mut().chain(&mut self.publisher);
-        let children = others.chain(&mut self.far_broker).chain(&mut self.broker);
+        let children = others.chain(&mut self.brokers);
         for child in children {
             // By its own id; one that has ended is only waited for.
             let _ = child.kill();
@@ -237,7 +235,7 @@ fn cyclone_settings(seat: &Seat) -> String {
         true => (link::NAME, "1400B", "1300B"),
         false => ("lo", "65500B", "64000B"),
     };
-    // Two, if they are two: one that is named twice is asked twice.
+    // One, where both sides are the same.
     let mut peers = vec![seat.near(), seat.far()];
     peers.dedup();
     let peers: String = peers.iter().map(|at| format!("<Peer Address=\"{at}\"/>")).collect();
