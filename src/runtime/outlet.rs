@@ -41,8 +41,11 @@ use crate::wire::Header;
 use crate::wire::LeafSource;
 use crate::wire::Pretty;
 
-/// Gathered bytes at which they are sent without waiting for the end of a batch.
-const GATHERED_MAX: usize = 256 << 10;
+/// Gathered bytes at which a server sends them without waiting for the end of a batch.
+const SERVER_GATHERS: usize = 256 << 10;
+
+/// The same of a client: what it gathers goes to one address, and fills one message.
+const CLIENT_GATHERS: usize = MESSAGE_LEN_MAX;
 
 /// Small datagrams to one peer, one behind the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,20 +56,27 @@ struct Run {
 }
 
 /// Small datagrams that wait for the end of a batch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Gathered {
     bytes: Vec<u8>,
     runs: Vec<Run>,
+    /// Bytes at which they wait no longer.
+    max: usize,
 }
 
 impl Gathered {
-    /// Room for all that may wait: a burst of ACKs costs no allocation. Pages that are
-    /// not needed are not touched.
-    fn with_room() -> Gathered {
+    /// Room for all that may wait: a burst of ACKs or REQUESTs costs no allocation. Pages
+    /// that are not needed are not touched.
+    fn up_to(max: usize) -> Gathered {
         Gathered {
-            bytes: Vec::with_capacity(GATHERED_MAX + DATAGRAM_SIZE_MAX),
-            runs: Vec::with_capacity(GATHERED_MAX / DATAGRAM_HEADER_LEN + 1),
+            bytes: Vec::with_capacity(max + DATAGRAM_SIZE_MAX),
+            runs: Vec::with_capacity(max / DATAGRAM_HEADER_LEN + 1),
+            max,
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes.len() >= self.max
     }
 
     fn push(&mut self, to: Option<SocketAddr>, datagram: &[u8]) {
@@ -134,7 +144,7 @@ enum Events {
 impl Outlet {
     /// The way out of a client or device.
     pub(super) fn of_client(socket: UdpSocket) -> Outlet {
-        Outlet { socket, memory: None, gathered: Gathered::default(), group: None }
+        Outlet { socket, memory: None, gathered: Gathered::up_to(CLIENT_GATHERS), group: None }
     }
 
     /// The way out of a server.
@@ -153,7 +163,7 @@ impl Outlet {
         };
         let arena = EventRing::new(ARENA_SIZE)?;
         let memory = Some(Memory { events, arena, pacing: Pacing::new(burst) });
-        Ok(Outlet { socket, memory, gathered: Gathered::with_room(), group })
+        Ok(Outlet { socket, memory, gathered: Gathered::up_to(SERVER_GATHERS), group })
     }
 
     /// Lets so many threads send the EVENTs of a server, from a ring of their own.
@@ -245,7 +255,7 @@ impl Outlet {
         if self.gathered.runs.is_empty() {
             return;
         }
-        let Gathered { bytes, runs } = &self.gathered;
+        let Gathered { bytes, runs, .. } = &self.gathered;
         let segments = |run: &Run| Segments::new(&bytes[run.bytes.clone()], run.segment);
         for run in runs.iter().filter(|run| run.to.is_none()) {
             self.socket.send_segments(Destinations::Connected, segments(run));
@@ -274,7 +284,7 @@ impl Outlet {
     fn gather(&mut self, to: Option<SocketAddr>, datagram: &[u8]) {
         trace_out(datagram);
         self.gathered.push(to, datagram);
-        if self.gathered.bytes.len() >= GATHERED_MAX {
+        if self.gathered.is_full() {
             self.flush();
         }
     }
@@ -415,6 +425,7 @@ pub(super) fn trace_in(from: SocketAddr, datagram: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::SocketOptions;
 
     fn address(port: u16) -> Option<SocketAddr> {
         Some(SocketAddr::from(([127, 0, 0, 1], port)))
@@ -422,7 +433,7 @@ mod tests {
 
     #[test]
     fn equal_datagrams_to_one_address_are_one_run() {
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered::up_to(SERVER_GATHERS);
         for (port, len) in [(1, 64), (1, 64), (2, 64), (1, 64), (1, 40), (1, 40), (1, 50)] {
             gathered.push(address(port), &vec![0; len]);
         }
@@ -434,9 +445,26 @@ mod tests {
 
     #[test]
     fn a_run_is_no_longer_than_a_message() {
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered::up_to(SERVER_GATHERS);
         (0..60).for_each(|_| gathered.push(None, &[7; 1_200]));
         let lens: Vec<_> = gathered.runs.iter().map(|run| run.bytes.len()).collect();
         assert_eq!(lens, [54 * 1_200, 6 * 1_200]);
+    }
+    #[test]
+    fn whatever_a_client_gathers_finds_room() {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = UdpSocket::bind(any, &SocketOptions::default()).unwrap();
+        let mut gathered = Outlet::of_client(socket).gathered;
+        let room = |gathered: &Gathered| (gathered.bytes.capacity(), gathered.runs.capacity());
+        let at_start = room(&gathered);
+        // Each longer than the one before is a run of its own.
+        for first in [DATAGRAM_HEADER_LEN, DATAGRAM_SIZE_MAX] {
+            let mut lens = (first..=DATAGRAM_SIZE_MAX).cycle();
+            while !gathered.is_full() {
+                gathered.push(None, &vec![0; lens.next().unwrap()]);
+            }
+            assert_eq!(room(&gathered), at_start);
+            gathered.clear();
+        }
     }
 }
