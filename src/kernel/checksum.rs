@@ -247,11 +247,13 @@ mod tests {
     /// So many that memory is asked for ahead, in groups of every number that is left.
     #[test]
     fn every_version_equals_the_crate_for_many_records_and_long_ones_of_any_length() {
-        let bytes = noise(520 * 1_100 + 8);
-        // With nothing between them, and apart.
-        for (count, stride) in (500..517).chain(0..17).flat_map(|n| [(n, 1_024), (n, 1_100)]) {
+        let bytes = noise(520 * 2_200 + 8);
+        // With nothing between them, and apart; and some that are computed one by one.
+        let strides = [(1_024, 1_020), (1_100, 1_020), (2_200, 2_190)];
+        let counts = (500..517).chain(0..17);
+        for (count, (stride, longest)) in counts.flat_map(|n| strides.map(|stride| (n, stride))) {
             for mixed in [false, true] {
-                let len = |i: usize| if mixed && i % 7 > 3 { i * 131 % 1_025 } else { 1_020 };
+                let len = |i: usize| if mixed && i % 7 > 3 { i * 131 % 1_025 } else { longest };
                 let lens: Vec<u32> = (0..count).map(|i| len(i) as u32).collect();
                 let area = &bytes[count % 8..];
                 let record = |(i, len): (usize, &u32)| &area[i * stride..][..*len as usize];

@@ -56,7 +56,7 @@ const SHORT_FAR: usize = 192;
 /// How far ahead memory is asked for, see `lanes`: two of its pages, or two groups of records
 /// of 1 KiB. From memory, GB/s at 4, 8 and 16 KiB: 220 B 12.8, 15.9 and 14.2, 1,024 B 12.8,
 /// 13.4 and 13.0 (Zen 3). Asked for by records and not in order, that is: see `prefetch`.
-pub(super) const PREFETCH_AHEAD: usize = 8192;
+const PREFETCH_AHEAD: usize = 8192;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
