@@ -36,6 +36,8 @@ pub use arch::x86_64::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use arch::x86_64::Avx512;
 #[cfg(target_arch = "x86_64")]
+pub use arch::x86_64::Avx512Bytes;
+#[cfg(target_arch = "x86_64")]
 pub use arch::x86_64::Sse42;
 pub use changed::ChangedSet;
 pub use checksum::BatchError;

@@ -386,6 +386,9 @@ impl ChecksumKernel {
 pub enum DiffKernel {
     /// Blocks are compared whole, and item by item where they differ.
     Portable,
+    /// Sixteen items a step, and a list for sixty-four: AVX-512 with VBMI2.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bytes(x86_64::Avx512Bytes),
     /// Sixteen items a step, AVX-512 instructions.
     #[cfg(target_arch = "x86_64")]
     Avx512(x86_64::Avx512),
@@ -397,6 +400,10 @@ pub enum DiffKernel {
 impl DiffKernel {
     /// The fastest version for this processor.
     pub fn detect() -> DiffKernel {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(token) = x86_64::Avx512Bytes::detect() {
+            return DiffKernel::Avx512Bytes(token);
+        }
         #[cfg(target_arch = "x86_64")]
         if let Some(token) = x86_64::Avx512::detect() {
             return DiffKernel::Avx512(token);
@@ -415,6 +422,7 @@ impl DiffKernel {
         {
             all.extend(x86_64::Avx2::detect().map(DiffKernel::Avx2));
             all.extend(x86_64::Avx512::detect().map(DiffKernel::Avx512));
+            all.extend(x86_64::Avx512Bytes::detect().map(DiffKernel::Avx512Bytes));
         }
         all.reverse();
         all
@@ -424,6 +432,8 @@ impl DiffKernel {
     pub const fn name(self) -> &'static str {
         match self {
             DiffKernel::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            DiffKernel::Avx512Bytes(_) => "avx512-vbmi2",
             #[cfg(target_arch = "x86_64")]
             DiffKernel::Avx512(_) => "avx512",
             #[cfg(target_arch = "x86_64")]
@@ -437,6 +447,8 @@ impl DiffKernel {
         match self {
             DiffKernel::Portable => portable::differing(ours, theirs, base, out),
             #[cfg(target_arch = "x86_64")]
+            DiffKernel::Avx512Bytes(token) => token.differing(ours, theirs, base, out),
+            #[cfg(target_arch = "x86_64")]
             DiffKernel::Avx512(token) => token.differing(ours, theirs, base, out),
             #[cfg(target_arch = "x86_64")]
             DiffKernel::Avx2(token) => token.differing(ours, theirs, base, out),
@@ -449,6 +461,8 @@ impl DiffKernel {
         let (theirs, _) = theirs.as_chunks::<4>();
         match self {
             DiffKernel::Portable => portable::differing(ours, theirs, base, out),
+            #[cfg(target_arch = "x86_64")]
+            DiffKernel::Avx512Bytes(token) => token.differing(ours, theirs, base, out),
             #[cfg(target_arch = "x86_64")]
             DiffKernel::Avx512(token) => token.differing(ours, theirs, base, out),
             #[cfg(target_arch = "x86_64")]

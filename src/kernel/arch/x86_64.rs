@@ -61,6 +61,10 @@ pub struct Avx2(());
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(());
 
+/// Proof that the processor has [`Avx512`], and compresses vectors of bytes (AVX-512VBMI2).
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512Bytes(());
+
 impl Sse42 {
     /// Asks the processor.
     pub fn detect() -> Option<Sse42> {
@@ -158,23 +162,63 @@ impl Avx512 {
     }
 }
 
+impl Avx512Bytes {
+    /// Asks the processor.
+    pub fn detect() -> Option<Avx512Bytes> {
+        let found = Avx512::detect().is_some()
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512vbmi2");
+        found.then_some(Avx512Bytes(()))
+    }
+
+    pub(super) fn differing<T: Item>(
+        self,
+        ours: &[u32],
+        theirs: &[T],
+        base: u32,
+        out: &mut Vec<u32>,
+    ) {
+        // SAFETY: the token proves the instructions.
+        unsafe { differing_bytes(ours, theirs, base, out) };
+    }
+}
+
+/// A block is listed by one vector, so that it is best wherever anything differs. Zen 4, 16 k items,
+/// the share of the speed of reading both by this and by AVX-512F alone, medians of three runs: none
+/// differs 1.08 and 1.08, a hundredth 1.04 and 0.93, a tenth 0.98 and 0.83.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,bmi1,popcnt")]
+fn differing_bytes<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
+    let (ours, theirs, base) = from_a_line(ours, theirs, base, out);
+    let mask = |a: &_, b: &_| wide_mask(a, b);
+    let list = |a: &_, b: &_, first, to: &mut _| list_bytes(wide_mask(a, b), first, to);
+    differing_by((ours, theirs), base, out, (mask, list, FEW));
+}
+
 /// Zen 4, 16 k items, the share of the speed of reading both by this and by AVX2: none differs
 /// 1.07 and 1.11, a hundredth 0.95 and 0.90, a tenth 0.69 to 0.92 and 0.46, all 0.45 to 0.66 and 0.3 to 0.5.
 /// That is with patterns that branches can learn; with 64 in turn a hundredth takes 0.87 and
 /// 0.40. The range is that of places of the list in memory.
 #[target_feature(enable = "avx512f,bmi1,popcnt")]
 fn differing_avx512<T: Item>(ours: &[u32], theirs: &[T], base: u32, out: &mut Vec<u32>) {
-    let len = ours.len().min(theirs.len());
-    // A vector that lies in two cache lines takes as long as two.
-    let apart = ours.as_ptr().align_offset(size_of::<simd::__m512i>()).min(len);
-    portable::differing_rest(&ours[..apart], theirs, 0, base, out);
-    let (ours, theirs, base) = (&ours[apart..len], &theirs[apart..len], base + apart as u32);
-    let mask = |a: &_, b: &_| {
-        let [a, b, c, d] = wide_masks(a, b).map(u64::from);
-        a | b << 16 | c << 32 | d << 48
-    };
+    let (ours, theirs, base) = from_a_line(ours, theirs, base, out);
+    let mask = |a: &_, b: &_| wide_mask(a, b);
     let list = |a: &_, b: &_, first, to: &mut _| list_masks(wide_masks(a, b), first, to);
     differing_by((ours, theirs), base, out, (mask, list, MANY_WIDE));
+}
+
+/// Compares the items before the first line of `ours`, and gives the others: a vector that lies
+/// in two cache lines takes as long as two.
+#[inline(always)]
+fn from_a_line<'o, 't, T: Item>(
+    ours: &'o [u32],
+    theirs: &'t [T],
+    base: u32,
+    out: &mut Vec<u32>,
+) -> (&'o [u32], &'t [T], u32) {
+    let len = ours.len().min(theirs.len());
+    let apart = ours.as_ptr().align_offset(size_of::<simd::__m512i>()).min(len);
+    portable::differing_rest(&ours[..apart], theirs, 0, base, out);
+    (&ours[apart..len], &theirs[apart..len], base + apart as u32)
 }
 
 #[target_feature(enable = "avx2,bmi1,popcnt")]
@@ -263,6 +307,47 @@ fn wide_masks<T: Item>(
         *mask = simd::_mm512_cmpneq_epi32_mask(wide_vector(a), wide_vector(b));
     }
     masks
+}
+
+/// Bit `i` is set if item `i` differs.
+#[inline]
+#[target_feature(enable = "avx512f,bmi1,popcnt")]
+fn wide_mask<T: Item>(ours: &[u32; DIFF_BLOCK], theirs: &[T; DIFF_BLOCK]) -> u64 {
+    let [a, b, c, d] = wide_masks(ours, theirs).map(u64::from);
+    a | b << 16 | c << 32 | d << 48
+}
+
+/// Writes `first + i` for each bit `i` of `mask`, and gives how many: compresses the numbers of
+/// all bits to the front of one vector of bytes, and widens sixteen of them to places.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,bmi1,popcnt")]
+fn list_bytes(mask: u64, first: u32, to: &mut Room) -> usize {
+    const NUMBERS: [u8; DIFF_BLOCK] = {
+        let mut numbers = [0; DIFF_BLOCK];
+        let mut i = 0;
+        while i < DIFF_BLOCK {
+            numbers[i] = i as u8;
+            i += 1;
+        }
+        numbers
+    };
+    // SAFETY: the array is as long as the vector, and the load asks for no alignment.
+    let numbers = unsafe { simd::_mm512_loadu_si512(NUMBERS.as_ptr().cast()) };
+    let first = simd::_mm512_set1_epi32(first as i32);
+    let mut bits = simd::_mm512_maskz_compress_epi8(mask, numbers);
+    let count = mask.count_ones() as usize;
+    let (lists, _) = to.as_chunks_mut::<WIDE_VECTOR>();
+    for (i, list) in lists.iter_mut().enumerate() {
+        let places = simd::_mm512_cvtepu8_epi32(simd::_mm512_castsi512_si128(bits));
+        let places = simd::_mm512_add_epi32(places, first);
+        // SAFETY: they are as long as the vector, and the store asks for no alignment.
+        unsafe { simd::_mm512_storeu_si512(list.as_mut_ptr().cast(), places) };
+        if count <= (i + 1) * WIDE_VECTOR {
+            break;
+        }
+        bits = simd::_mm512_alignr_epi32::<4>(bits, bits);
+    }
+    count
 }
 
 /// Writes `first + i` for each bit `i` of `mask`, and gives how many. By fours, as nothing
