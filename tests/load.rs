@@ -71,6 +71,16 @@ fn positive(lines: &[Value], name: &str, unit: &str) -> Vec<f64> {
     values
 }
 
+/// A figure names the limit that was measured as often in the same run, and how near it is.
+fn beside_its_limit(lines: &[Value], name: &str, limit: &str, unit: &str) {
+    assert_eq!(positive(lines, limit, unit).len(), 2);
+    let of = |figure: &Value, name: &str| figure[name].as_f64().unwrap();
+    let (found, limit) = (figure(lines, name), figure(lines, limit));
+    assert_eq!(of(found, "limit"), of(limit, "median"), "{found}");
+    let times = positive(lines, &format!("{name}, in times the limit"), "x")[0];
+    assert!((times - of(found, "median") / of(limit, "median")).abs() < 1e-9, "{times}: {found}");
+}
+
 #[test]
 fn throughput_counts_what_is_applied_beside_the_limit() {
     let folder = tempfile::tempdir().unwrap();
@@ -127,6 +137,8 @@ fn every_change_at_a_low_rate_is_timed() {
         assert!(shares.is_sorted(), "{shares:?}");
     }
     assert_eq!(values(&lines, "EVENTs lost", "datagrams"), [0.0]);
+    beside_its_limit(&lines, "latency p50", "limit: a bare datagram p50", "us");
+    beside_its_limit(&lines, "latency p99", "limit: a bare datagram p99", "us");
 }
 
 #[test]
@@ -182,6 +194,7 @@ fn a_late_joiner_gets_every_leaf() {
     let bytes = positive(&lines, "bytes received", "B");
     assert!(bytes.iter().all(|bytes| *bytes > 500.0 * 64.0), "{bytes:?}");
     assert_eq!(values(&lines, "leaves verified", "leaves"), [500.0]);
+    beside_its_limit(&lines, "until equal", "limit: as many bytes in bare datagrams", "ms");
 }
 
 #[test]
@@ -191,6 +204,7 @@ fn a_subscriber_that_was_stopped_is_equal_again() {
     let lines = measure(folder.path(), &args);
     assert_eq!(positive(&lines, "until equal again", "ms").len(), 2);
     assert_eq!(values(&lines, "RESPONSE bytes", "B").len(), 2);
+    beside_its_limit(&lines, "until equal again", "limit: as many bytes in bare datagrams", "ms");
     positive(&lines, "latency p50", "us");
 }
 

@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::figures::Report;
+use crate::limit;
 use crate::machine::rest;
 use crate::options::Common;
 use crate::world::Serving;
@@ -44,6 +45,8 @@ pub(crate) fn run(args: &JoinArgs) -> anyhow::Result<Report> {
     // Memory for one replica at a time: the last is looked at once more.
     world.verify(kept.iter().map(Subscriber::file))?;
     report.add("leaves verified", "leaves", f64::from(common.leaves));
+    let bytes = report.median("bytes received").unwrap_or(0.0);
+    limit::add_way(common, "until equal", bytes, &mut report)?;
     report.note("every checksum is verified when its leaf is applied, and the digest of all at the end; the last file was opened and verified once more");
     Ok(report)
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::feed::Mode;
 use crate::figures::Report;
+use crate::limit;
 use crate::machine::now_ns;
 use crate::machine::rest;
 use crate::options::Common;
@@ -78,6 +79,7 @@ pub(crate) fn run(args: &LatencyArgs) -> anyhow::Result<Report> {
     }
     world.end()?;
     world.verify(all.iter().map(Subscriber::file))?;
+    limit::add_latencies(common, *rate, *seconds, &mut report)?;
     if !common.busy_poll {
         report.note("the server sleeps between changes, and makes those that became due meanwhile");
     }

@@ -2,9 +2,9 @@
 //!
 //! The server runs in this process and is fed by it; every subscriber is a process of
 //! its own with a replica in a temporary folder. What is started is ended, and what is
-//! made is removed. Beside throughput stands the limit: bare datagrams of the same size
-//! through the same sockets, measured in the same run. docs/BENCHMARKING.md says what
-//! each figure means.
+//! made is removed. Beside throughput, latency, a late join and a repair stands the limit: bare
+//! datagrams of the same size, measured in the same run. docs/BENCHMARKING.md says what each
+//! figure means.
 
 mod clients;
 mod disk;

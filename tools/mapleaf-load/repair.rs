@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::feed::Mode;
 use crate::figures::Report;
 use crate::latency::add_round;
+use crate::limit;
 use crate::machine::now_ns;
 use crate::machine::rest;
 use crate::machine::wait_for;
@@ -68,6 +69,8 @@ pub(crate) fn run(args: &RepairArgs) -> anyhow::Result<Report> {
     });
     world.end()?;
     world.verify(all.iter().map(Subscriber::file))?;
+    let bytes = report.median("RESPONSE bytes").unwrap_or(0.0);
+    limit::add_way(common, "until equal again", bytes, &mut report)?;
     report.note("latencies and losses are those of the subscriber that was not stopped, during the pause and the repair");
     report.note("repaired: equal by the digest of a period, with a change applied that was made after the process went on");
     Ok(report)
