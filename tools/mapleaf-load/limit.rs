@@ -102,11 +102,17 @@ pub(crate) fn add_way(
         let rate = datagrams_per_second(common, 1, WAY_TIME)?.iter().sum::<f64>();
         report.add(name, "ms", 1e3 * datagrams / rate.max(1.0));
     }
-    let limit = report.median(name).unwrap_or(0.0);
-    report.limit(figure, limit);
-    let median = report.median(figure).unwrap_or(0.0);
-    report.add(&format!("{figure}, in times the limit"), "x", median / limit);
+    set_beside(figure, name, report);
     Ok(())
+}
+
+/// Says of a figure how many times its limit it is, unless nothing arrived to measure that by.
+fn set_beside(figure: &str, limit: &str, report: &mut Report) {
+    let (median, limit) = (report.median(figure), report.median(limit));
+    if let (Some(median), Some(limit)) = (median, limit.filter(|limit| *limit > 0.0)) {
+        report.limit(figure, limit);
+        report.add(&format!("{figure}, in times the limit"), "x", median / limit);
+    }
 }
 
 /// Adds what a bare datagram takes from its sending to its receipt, of the size of an EVENT with
@@ -126,11 +132,8 @@ pub(crate) fn add_latencies(
         }
     }
     for (share, _) in SHARES {
-        let figure = format!("latency {share}");
-        let limit = report.median(&format!("limit: a bare datagram {share}")).unwrap_or(0.0);
-        report.limit(&figure, limit);
-        let median = report.median(&figure).unwrap_or(0.0);
-        report.add(&format!("{figure}, in times the limit"), "x", median / limit);
+        let limit = format!("limit: a bare datagram {share}");
+        set_beside(&format!("latency {share}"), &limit, report);
     }
     report.note("a datagram of the limit is sent and received by two threads that do nothing else, and none is lost on purpose");
     Ok(())
